@@ -1,0 +1,30 @@
+"Package metadata comes from settings.ini alone; the wheel carries the notebooks as `finerweb.nbs`."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser(delimiters=["="])
+config.read("settings.ini", encoding="utf-8")
+meta = config["DEFAULT"]
+readme = Path("README.md")
+setup(
+    name=meta["lib_name"],
+    version=meta["version"],
+    description=meta["description"],
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    author=meta["author"],
+    author_email=meta["author_email"],
+    url=meta["git_url"],
+    license="Apache-2.0",
+    keywords=meta["keywords"].split(),
+    python_requires=f">={meta['min_python']}",
+    install_requires=meta["requirements"].split(),
+    extras_require={"dev": meta["dev_requirements"].split()},
+    packages=["finerweb", "finerweb.nbs"],
+    package_dir={"finerweb.nbs": "nbs"},
+    package_data={"finerweb": ["assets/**/*"], "finerweb.nbs": ["*.ipynb"]},
+    entry_points={"console_scripts": meta["console_scripts"].split()},
+    zip_safe=False,
+)
