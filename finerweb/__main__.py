@@ -1,0 +1,5 @@
+"`python -m finerweb`: the command line."
+
+from finerweb.cli import main
+
+main()

@@ -1,0 +1,169 @@
+"""The span scores against brute force, against seqeval, and against themselves."""
+
+import gzip
+import itertools
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from seqeval.metrics import classification_report
+from seqeval.metrics.sequence_labeling import get_entities
+
+from finerweb.data import Entity
+from finerweb.metrics import overlap_pairs, score_spans, with_intervals
+
+LABELS = ("person", "location", "organization")
+
+
+def random_spans(rng: random.Random, most: int, length: int = 14) -> list[tuple[int, int]]:
+    spans = set()
+    for _ in range(rng.randint(0, most)):
+        start = rng.randrange(length)
+        spans.add((start, rng.randint(start + 1, min(length, start + 6))))
+    return sorted(spans)
+
+
+def random_entities(rng: random.Random, most: int) -> list[Entity]:
+    return [Entity(a, b, rng.choice(LABELS)) for a, b in random_spans(rng, most) for _ in range(rng.choice((1, 1, 2)))]
+
+
+def largest_pairing(gold: list, predicted: list) -> int:
+    """Every way to pair, tried."""
+    if not gold:
+        return 0
+    (a, b), rest = gold[0], gold[1:]
+    best = largest_pairing(rest, predicted)
+    for n, (c, d) in enumerate(predicted):
+        if a < d and c < b:
+            best = max(best, 1 + largest_pairing(rest, predicted[:n] + predicted[n + 1 :]))
+    return best
+
+
+def test_overlap_pairs_is_a_largest_pairing():
+    rng = random.Random(1)
+    seen = set()
+    for _ in range(1500):
+        gold, predicted = random_spans(rng, 5), random_spans(rng, 5)
+        expected = largest_pairing(gold, predicted)
+        assert overlap_pairs(gold, predicted) == overlap_pairs(predicted, gold) == expected, (gold, predicted)
+        seen.add(expected)
+    assert seen == {0, 1, 2, 3, 4, 5}
+
+
+def test_overlap_pairs_of_many_nested_spans():
+    spans = [(n, 20_000 - n) for n in range(5_000)]
+    assert overlap_pairs(spans, [(a, b + 1) for a, b in spans]) == 5_000
+
+
+def test_counts_are_those_of_brute_force():
+    rng = random.Random(2)
+    for _ in range(200):
+        documents = rng.randint(1, 6)
+        gold, said = ([random_entities(rng, 5) for _ in range(documents)] for _ in range(2))
+        rows = {(r["match"], r["label"]): r for r in score_spans(gold, said).table()}
+        strict, boundary, relaxed = [0, 0, 0], [0, 0, 0], {}
+        for g, p in zip(gold, said, strict=True):
+            g3, p3 = ({(e.label, e.start, e.end) for e in side} for side in (g, p))
+            g2, p2 = ({(e.start, e.end) for e in side} for side in (g, p))
+            strict = [x + y for x, y in zip(strict, (len(g3), len(p3), sum(t in p3 for t in g3)), strict=True)]
+            boundary = [x + y for x, y in zip(boundary, (len(g2), len(p2), sum(t in p2 for t in g2)), strict=True)]
+            for label in LABELS:
+                pairs = largest_pairing([t[1:] for t in sorted(g3) if t[0] == label], [t[1:] for t in sorted(p3) if t[0] == label])
+                relaxed[label] = relaxed.get(label, 0) + pairs
+        found = [[rows[m, "micro"][c] for c in ("gold", "predicted", "correct")] for m in ("strict", "boundary")]
+        assert found == [strict, boundary]
+        assert rows["relaxed", "micro"]["correct"] == sum(relaxed.values())
+        assert all(rows["relaxed", label]["correct"] == n for label, n in relaxed.items() if ("relaxed", label) in rows)
+        assert rows["strict", "micro"]["correct"] <= rows["relaxed", "micro"]["correct"]
+
+
+def random_tags(rng: random.Random, length: int) -> list[str]:
+    tags = []
+    for _ in range(length):
+        kind = rng.choice(LABELS)
+        tags.append(rng.choice(("O", "O", f"B-{kind}", f"I-{kind}", tags[-1].replace("B-", "I-") if tags else "O")))
+    return tags
+
+
+def check_against_seqeval(gold_tags: list[list[str]], said_tags: list[list[str]]) -> int:
+    entities = [[[Entity(a, b + 1, label) for label, a, b in get_entities(tags)] for tags in side] for side in (gold_tags, said_tags)]
+    scores = score_spans(*entities)
+    report = classification_report(gold_tags, said_tags, output_dict=True, zero_division=0)
+    compared = 0
+    for row in scores.table():
+        if row["match"] == "strict":
+            theirs = report[{"micro": "micro avg", "macro": "macro avg"}.get(row["label"], row["label"])]
+            assert row["gold"] == theirs["support"], row
+            assert row["f1"] == pytest.approx(theirs["f1-score"], abs=1e-12), row
+            if row["label"] != "macro":
+                assert (row["precision"], row["recall"]) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-12), row
+            compared += 1
+    assert compared == len(report) - 1  # all but "weighted avg"
+    return compared
+
+
+def test_agrees_with_seqeval_on_random_tags():
+    rng = random.Random(3)
+    for _ in range(100):
+        lengths = [rng.randint(1, 12) for _ in range(rng.randint(1, 8))]
+        gold, said = ([random_tags(rng, n) for n in lengths] for _ in range(2))
+        gold[0][0] = "B-person"
+        check_against_seqeval(gold, said)
+
+
+def test_agrees_with_seqeval_on_human_labels(real_data):
+    """The human tags against the same tags with every tenth token's spoilt."""
+    rng = random.Random(4)
+    files = sorted((real_data / "ner").glob("*/*/test.jsonl.gz"))
+    assert files
+    for corpus in files:
+        with gzip.open(corpus, "rt", encoding="utf-8") as lines:
+            gold = [json.loads(line)["ner_tags"] for line in lines]
+        kinds = sorted({t[2:] for tags in gold for t in tags if t != "O"})
+        said = [[t if rng.random() < 0.9 else rng.choice(("O", f"B-{rng.choice(kinds)}", f"I-{rng.choice(kinds)}")) for t in tags] for tags in gold]
+        assert check_against_seqeval(gold, said) == len(kinds) + 2, corpus
+
+
+def test_every_gold_span_counts():
+    nested = [[Entity(0, 9, "organization"), Entity(0, 4, "location"), Entity(0, 4, "person")]]
+    assert score_spans(nested, [[]]).row()["gold"] == 3
+    assert score_spans(nested, nested).f1 == 1
+    assert score_spans(nested, [nested[0] * 3]).row()["predicted"] == 3  # said three times, counted once
+    assert score_spans(nested, [[]], labels=["person"]).row()["gold"] == 1
+
+
+def test_intervals_are_those_of_a_plain_bootstrap():
+    rng = random.Random(5)
+    gold, said = ([random_entities(rng, 3) for _ in range(40)] for _ in range(2))
+    scores = with_intervals(score_spans(gold, said), resamples=200, seed=7, level=0.9)
+    draws = np.random.default_rng(7)
+    f1 = []
+    for _ in range(200):
+        drawn = draws.integers(0, 40, 40)
+        f1.append(score_spans([gold[n] for n in drawn], [said[n] for n in drawn]).f1)
+    assert (scores.row()["low"], scores.row()["high"]) == pytest.approx(tuple(np.percentile(f1, [5, 95])), abs=1e-12)
+    again = with_intervals(score_spans(gold, said), resamples=200, seed=7, level=0.9)
+    assert again.table() == scores.table()
+    assert with_intervals(score_spans(gold, said), resamples=200, seed=8, level=0.9).table() != scores.table()
+
+
+def test_hostile_labels_do_not_reach_the_page():
+    page = score_spans([[Entity(0, 1, "<script>x</script>")]], [[]])._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("module", ["finerweb.metrics", "finerweb.benchmarks", "finerweb.evaluate", "finerweb.embed"])
+def test_importing_is_light(module):
+    heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "datasets", "matplotlib", "sentence_transformers")
+    code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_macro_is_the_mean_over_labels():
+    labels = list(itertools.islice(itertools.cycle(LABELS), 9))
+    gold = [[Entity(n, n + 1, label) for n, label in enumerate(labels)]]
+    said = [[e for e in gold[0] if e.label == "person"]]
+    assert score_spans(gold, said).row("macro")["f1"] == pytest.approx(1 / 3)

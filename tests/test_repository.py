@@ -1,0 +1,382 @@
+"""The form that every notebook and module keeps, and what a person installs."""
+
+import ast
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+import zipfile
+from configparser import ConfigParser
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = sorted((ROOT / "nbs").glob("*.ipynb"))
+HEAVY = {"torch", "transformers", "datasets", "sentence_transformers", "accelerate", "sklearn", "scipy", "matplotlib", "pandas", "vllm", "gliner", "ray"}
+MODELS = {"encoder", "losses", "binder"}  # they define torch modules, and only run cells and functions import them
+NOT_STAGES = {"32_losses"}  # 10-59, but definitions only
+
+SETTINGS = ConfigParser(delimiters=["="])
+SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
+SETTINGS = SETTINGS["DEFAULT"]
+
+
+def requirements() -> dict[str, Requirement]:
+    "Everything settings.ini asks for, extras included."
+    keys = [k for k in SETTINGS if k == "requirements" or k.endswith("_requirements")]
+    found = [Requirement(r) for k in keys for r in SETTINGS[k].split()]
+    return {canonicalize_name(r.name): r for r in found}
+
+
+@cache
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[str]:
+    return [c.source for c in read(path).cells if c.cell_type == "code"]
+
+
+@cache
+def tree(source: str) -> ast.Module:
+    "A cell as Python: magics are taken out, as nbdev does on export."
+    return ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M))
+
+
+def directive(source: str, name: str) -> bool:
+    return re.search(rf"^#\|\s*{name}\b", source, re.M) is not None
+
+
+def export_cells(path: Path) -> list[str]:
+    return [c for c in code(path) if directive(c, "exporti?")]
+
+
+def number(path: Path) -> int:
+    "The number in a notebook's name; the front door, which has none, may use everything."
+    found = re.match(r"\d+", path.stem)
+    return int(found[0]) if found else 99
+
+
+def is_stage(path: Path) -> bool:
+    return 10 <= number(path) < 60 and path.stem not in NOT_STAGES
+
+
+STAGES = [p for p in NBS if is_stage(p)]
+each_notebook = pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
+each_stage = pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+
+
+@cache
+def module_numbers() -> dict[str, int]:
+    "Module -> the number of its notebook."
+    found = {}
+    for path in NBS:
+        for source in code(path):
+            if name := re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M):
+                assert name[1] not in found, f"two notebooks export to {name[1]}"
+                found[name[1]] = number(path)
+    return found
+
+
+def imports(module: ast.AST, inside: bool) -> set[str]:
+    "Full names of the modules that a piece of code imports; `inside`: in functions too, not only when it is itself imported."
+    names, waiting = set(), [module]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["finerweb" if node.level else "", node.module]))
+            names |= {f"{base}.{a.name}" for a in node.names} if base == "finerweb" else {base}
+        if inside or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    "The modules of finerweb among some full names."
+    return {n.split(".")[1] for n in names if n.startswith("finerweb.")} & set(module_numbers())
+
+
+# What is installed
+
+
+def test_environment_yml_agrees_with_settings():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip = next(d["pip"] for d in listed if isinstance(d, dict))
+    assert "-e .[dev]" in pip
+    found = {r.name: r for r in map(Requirement, [d for d in listed if isinstance(d, str)] + [p for p in pip if not p.startswith("-e")])}
+    assert set(found) >= {"jupyterlab", "papermill", "nbdev", "transformers", "vllm", "torch", "datasets", "matplotlib"}
+    assert "vllm" in {Requirement(p).name for p in pip if not p.startswith("-e")}
+    wanted = requirements()
+    for name in set(found) & set(wanted):
+        assert found[name].specifier == wanted[name].specifier, f"{name}: environment.yml has {found[name].specifier}, settings.ini {wanted[name].specifier}"
+    assert set(found) - set(wanted) <= {"python", "pip", "vllm"}
+    assert found["python"].specifier.contains(SETTINGS["min_python"]) and not found["python"].specifier.contains("3.10")
+
+
+def test_locked_versions_are_in_the_ranges():
+    lines = [x for x in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if x and not x.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", x) for x in lines), "one name==version a line, nothing else"
+    locked = dict(x.split("==") for x in lines)
+    assert list(locked) == sorted(locked)
+    assert locked["torch"] == "2.13.0"
+    for name, requirement in requirements().items():
+        if name in locked or "vllm" not in name:
+            assert name in locked, f"{name} is not in requirements.lock: make setup, then make lock"
+            assert requirement.specifier.contains(locked[name]), f"{name}: {locked[name]} is locked, settings.ini asks for {requirement.specifier}"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    for name in ("finerweb", "nbs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_has_modules_notebooks_and_assets(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"finerweb/nbs/{p.name}" for p in NBS} <= inside
+    files = [p for p in (ROOT / "finerweb").rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")]
+    lacking = sorted({p.relative_to(ROOT).as_posix() for p in files} - inside)
+    assert not lacking
+    assert any(n.endswith("licenses/LICENSE") for n in inside)
+    assert not [n for n in inside if n.startswith(("tests/", "nbs/", ".ci/"))]
+
+
+def test_wheel_works_away_from_the_checkout(wheel, tmp_path):
+    target = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(target)
+    show = "import finerweb.data as d, json; print(json.dumps([d.__file__, str(d.asset('types.tsv')), len(d.entity_types())]))"
+    done = subprocess.run([sys.executable, "-c", show], cwd=tmp_path, env={"PYTHONPATH": str(target)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    module, asset, types = json.loads(done.stdout)
+    assert Path(module).is_relative_to(target) and Path(asset).is_relative_to(target) and types > 20
+
+
+# Notebooks
+
+
+@pytest.fixture(scope="module")
+def frame():
+    "The module .ci/notebooks.py, which writes headers and exports."
+    spec = importlib.util.spec_from_file_location("frame", ROOT / ".ci" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_notebooks_have_their_header(frame, capsys):
+    assert frame.header(NBS, check=True) == 0, capsys.readouterr().out
+
+
+def test_header_goes_in_once_and_changes_nothing_else(frame, tmp_path):
+    path = tmp_path / "11_rate.ipynb"
+    cells = [nbformat.v4.new_markdown_cell("# rate\n\n> One to four."), nbformat.v4.new_code_cell("#| default_exp rate")]
+    path.write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)) + "\n", encoding="utf-8")
+    assert frame.header([path], check=True) == 1
+    frame.header([path], check=False)
+    once = path.read_bytes()
+    frame.header([path], check=False)
+    assert path.read_bytes() == once and frame.header([path], check=True) == 0
+    now = nbformat.reads(once.decode(), as_version=4).cells
+    assert [now[0], now[3]] == cells and len(now) == 4
+    assert f"{SETTINGS['user']}/{SETTINGS['repo']}/blob/{SETTINGS['branch']}/nbs/11_rate.ipynb" in now[1].source
+    assert f"git+https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}" in now[2].source
+
+
+def test_install_cell_acts_only_where_the_package_is_missing(frame, monkeypatch):
+    source = frame.header_cells("11_rate.ipynb")[1].source
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append((command, Path(command[6]).read_text())))
+    exec(compile(source, "install", "exec"), {})
+    assert asked == []
+    exec(compile(source.replace('find_spec("finerweb")', 'find_spec("finerweb_is_not_here")'), "install", "exec"), {})
+    ((command, kept),) = asked
+    assert command[3] == "install" and command[-1].startswith("git+https://")
+    assert f"torch=={version('torch')}\n" in kept, "pip must leave the machine's torch alone"
+
+
+@each_notebook
+def test_notebook_is_clean(path):
+    nb = read(path)
+    assert nb.cells[0].cell_type == "markdown" and re.match(r"# \S.*\n\n> \S", nb.cells[0].source), "starts with '# name', an empty line, '> one line'"
+    for n, cell in enumerate(nb.cells):
+        where = f"{path.name}, cell {n}"
+        assert not [o for o in cell.get("outputs", ()) if o.output_type == "error"], f"{where} holds an error; make notebooks refreshes the outputs"
+        assert "injected-parameters" not in cell.metadata.get("tags", ()), f"{where} was injected by papermill"
+        assert cell.get("execution_count") is None and set(cell.metadata) <= {"tags"}, f"{where}: run nbdev_clean"
+    assert path.stat().st_size <= 700_000
+
+
+def test_nothing_names_a_folder_of_one_machine():
+    pattern = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|farm|opt|Users)/[\w.-]+")
+    files = [*NBS, *ROOT.glob("*"), *(ROOT / "tests").glob("*"), *(ROOT / ".ci").glob("*"), *(ROOT / ".github").rglob("*")]
+    files += [p for p in (ROOT / "finerweb").rglob("*") if p.suffix in (".py", ".yaml")]
+    found = []
+    for path in files:
+        if path.is_file():
+            found += [f"{path.relative_to(ROOT)}: {m[0]}" for m in pattern.finditer(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+@each_notebook
+def test_export_cells_are_short(path):
+    sizes = [c.count("\n") for c in export_cells(path)]  # without the line of the directive
+    assert all(s <= 60 for s in sizes), f"lines of the export cells: {sizes}; up to 40 is the aim, 60 the limit"
+    assert sum(sizes) <= 260, f"{sum(sizes)} exported lines: split the notebook"
+
+
+@each_stage
+def test_stage_has_one_parameters_cell_that_is_its_manual(path):
+    tagged = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", ())]
+    assert len(tagged) == 1
+    assert any(directive(c, "eval: *false") for c in code(path)), "a stage has run cells: #| eval: false"
+    source = tagged[0].source
+    comments = {t.start[0]: t.string for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    names = []
+    for line in ast.parse(source).body:
+        typed = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value
+        assert typed, f"line {line.lineno}: expected `name: type = value  # comment`"
+        ast.literal_eval(line.value)  # papermill replaces values; what is derived from them belongs in a later cell
+        assert {line.lineno, line.end_lineno} & set(comments), f"{line.target.id} has no comment"
+        names.append(line.target.id)
+    assert names[:2] == ["home", "run"]
+    manual = papermill.inspect_notebook(str(path))
+    assert list(manual) == names
+    for name, known in manual.items():
+        assert known["inferred_type_name"] not in ("", "None") and known["help"], f"papermill --help-notebook shows no type or comment for {name}"
+
+
+def entries(told: ast.expr, cell: ast.Module) -> dict[str, str]:
+    "Key -> value, as source, of a dict written in a cell: dict(...), {...}, a union of such, or a name that the cell gives to one."
+    match told:
+        case ast.Dict():
+            return {ast.literal_eval(k): ast.unparse(v) for k, v in zip(told.keys, told.values, strict=True)}
+        case ast.Call(func=ast.Name("dict"), args=[]):
+            return {k.arg: ast.unparse(k.value) for k in told.keywords}
+        case ast.BinOp(op=ast.BitOr()):
+            return entries(told.left, cell) | entries(told.right, cell)
+        case ast.Name():
+            given = [n.value for n in ast.walk(cell) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == told.id]
+            assert len(given) == 1, f"{told.id} is given {len(given)} values in the cell of Task(...); expected one"
+            return entries(given[0], cell)
+    raise AssertionError(f"parameters={ast.unparse(told)}: expected dict(name=name, ...)")
+
+
+@each_stage
+def test_task_is_told_every_parameter(path):
+    cells = [tree(c) for c in code(path) if directive(c, "eval: *false")]
+    calls = [(n, cell) for cell in cells for n in ast.walk(cell) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Task"]
+    assert calls, "no run cell makes its Task(home, run, ...)"
+    names = set(papermill.inspect_notebook(str(path))) - {"home", "run"}
+    for call, cell in calls:
+        assert [ast.unparse(a) for a in call.args[:2]] == ["home", "run"]
+        assert ast.literal_eval(call.args[2]) == path.stem
+        told = next((k.value for k in call.keywords if k.arg == "parameters"), None)
+        assert told is not None, "Task(...) without parameters="
+        pairs = entries(told, cell)
+        assert set(pairs) == names, f"lacks {sorted(names - set(pairs))}, has besides {sorted(set(pairs) - names)}: its fingerprint would miss a parameter"
+        assert all(k == v for k, v in pairs.items())
+
+
+# Modules
+
+
+@each_notebook
+def test_nothing_imports_upward_and_no_stage_a_stage(path):
+    numbers, n = module_numbers(), number(path)
+    for source in code(path):
+        for name in own(imports(tree(source), inside=True)):
+            there = numbers[name]
+            assert there <= n, f"{path.name} imports finerweb.{name}, which is {there:02}: a notebook imports from lower numbers only"
+            assert there == n or not (10 <= n < 30 and 10 <= there < 30), f"{path.name} imports the stage {name}: stages meet on disk (task.read)"
+
+
+def test_module_imports_follow_the_floors():
+    numbers = module_numbers()
+    used = {m: own(imports(ast.parse((ROOT / "finerweb" / f"{m}.py").read_text(encoding="utf-8")), inside=True)) for m in numbers}
+    assert used["data"] == set()
+    upward = {m: sorted(u for u in names if numbers[u] > numbers[m]) for m, names in used.items()}
+    assert not {m: u for m, u in upward.items() if u}
+    order = list(TopologicalSorter(used).static_order())  # CycleError names modules of one number that import each other
+    assert set(order) == set(numbers)
+    assert {m for m, names in used.items() if "pipeline" in names} <= {"cli"}
+
+
+@each_notebook
+def test_export_cells_import_no_heavy_library_at_the_top(path):
+    modules = {m for m, n in module_numbers().items() if n == number(path)}
+    allowed = {"torch", "transformers"} if modules & MODELS else set()
+    names = set().union(*(imports(tree(c), inside=False) for c in export_cells(path)))
+    assert not {n.split(".")[0] for n in names} & (HEAVY - allowed), "import it in the function that uses it"
+    assert modules & MODELS or not own(names) & MODELS, "it would import torch: import it in the function that uses it"
+
+
+def test_importing_the_package_stays_light():
+    light = sorted(f"finerweb.{m}" for m in set(module_numbers()) - MODELS)
+    show = f"import sys, importlib, json\nfor m in {light}: importlib.import_module(m)\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "finerweb.data" in loaded
+    assert not loaded & HEAVY
+
+
+UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def unsafe(module: ast.AST) -> list[str]:
+    "Calls and imports that can run code which came with data."
+    found = sorted({n.split(".")[0] for n in imports(module, inside=True)} & UNSAFE)
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {k.arg: getattr(k.value, "value", ...) for k in node.keywords}
+        if called == "torch.load" and given.get("weights_only") is not True:
+            found.append("torch.load without weights_only=True")
+        if called == "yaml.load" and not any(k.arg == "Loader" and "SafeLoader" in ast.unparse(k.value) for k in node.keywords):
+            found.append("yaml.load without a SafeLoader")
+        if called in ("yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle", "eval", "exec"):
+            found.append(called)
+        found += [f"{k} in {called}" for k in ("trust_remote_code", "allow_pickle") if given.get(k, False) is not False]
+    return found
+
+
+UNSAFE_LINES = ["import pickle", "torch.load(f)", "from joblib import load", "yaml.load(f, Loader=x)", "f(trust_remote_code=True)", "g(allow_pickle=flag)"]
+
+
+@pytest.mark.parametrize("source", UNSAFE_LINES)
+def test_unsafe_loading_is_recognised(source):
+    assert unsafe(ast.parse(source))
+
+
+def test_nothing_fetched_is_run():
+    assert not unsafe(ast.parse("torch.load(f, weights_only=True); yaml.safe_load(f); yaml.load(f, Loader=yaml.SafeLoader)"))
+    found = {p.name: unsafe(ast.parse(p.read_text(encoding="utf-8"))) for p in sorted((ROOT / "finerweb").glob("*.py"))}
+    for path in NBS:
+        found[path.name] = [u for c in code(path) for u in unsafe(tree(c))]
+    assert not {name: u for name, u in found.items() if u}

@@ -1,0 +1,102 @@
+"""Segmentation on real web text of all 91 languages, on hostile text, and its speed."""
+
+import os
+import random
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from finerweb.languages import languages
+from finerweb.segment import chunks, graphemes, sentences, tokens, words
+
+DATA = Path(os.environ.get("FINERWEB_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")) / "web"
+CHARACTERS = 40_000  # per language, which takes 91 languages through in half a minute
+needs_web = pytest.mark.skipif(not DATA.is_dir(), reason=f"no web text in {DATA}; set FINERWEB_TEST_DATA to a folder with web/<language>.parquet")
+
+
+def web_text(code: str) -> str:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(DATA / f"{code}.parquet").read(columns=["text"])
+    return "\n".join(table.column("text").to_pylist())[:CHARACTERS]
+
+
+def check_spans(text: str, code: str) -> None:
+    """Ascending, without overlap, inside the text; tokens never cut a grapheme; sentences hold everything visible."""
+    edges = {0, *(end for _, end in graphemes(text))}
+    found = {"tokens": tokens(text, code), "sentences": sentences(text, code), "clauses": sentences(text, code, longest=100)}
+    for name, spans in found.items():
+        at = 0
+        for start, end in spans:
+            assert at <= start < end <= len(text), (code, name, start, end)
+            at = end
+        assert all(a in edges and b in edges for a, b in spans) or name != "tokens", (code, name)
+        outside = list(text)
+        for start, end in spans:
+            outside[start:end] = [""] * (end - start)
+            assert name == "tokens" or (not text[start].isspace() and not text[end - 1].isspace() and "\n" not in text[start:end])
+        assert name == "tokens" or not "".join(outside).strip(), (code, name)
+    assert set(words(text, code)) <= set(found["tokens"])
+    assert sum(any(map(str.isalnum, text[a:b])) for a, b in found["tokens"]) == len(words(text, code))
+
+
+@needs_web
+@pytest.mark.parametrize("code", languages())
+def test_spans_of_web_text(code: str) -> None:
+    text = web_text(code)
+    check_spans(text, code)
+    spans = chunks(text, code, words_per_chunk=256, min_words=32)
+    found = words(text, code)
+    inside = [sum(a <= s and e <= b for s, e in found) for a, b in spans]
+    assert inside[:-1] == [256] * (len(inside) - 1) and 32 <= inside[-1] <= 256
+    assert len(found) - sum(inside) < 32 and len(inside) == len(found) // 256 + (len(found) % 256 >= 32)
+    edges = {0, *(end for _, end in graphemes(text))}
+    assert all(a in edges and b in edges and not text[b - 1].isspace() for a, b in spans)
+    # a space that carries a mark (Burmese in a legacy encoding) is a letter of its word
+    assert all(not text[a].isspace() or unicodedata.category(text[a + 1])[0] == "M" for a, b in spans)
+    # a chunk is what a later stage reads alone, and there it has (nearly: dictionaries look ahead) the same words
+    assert all(abs(len(words(text[a:b], code)) - n) <= 3 for (a, b), n in zip(spans, inside, strict=True))
+
+
+def test_hostile_text() -> None:
+    letters = "a. Z.\n\r\x00\ud83d\udc00 \u0301\u200d\u200b👩🇳🇴ก้ำကမ္ဘာ្រ្តស្រ។한글ᄒ中文「」ー゙नमस्ते।א״ل.؟\u0600\u0d4e1,2 \ufeff\u2028\xa0😀"
+    for seed in range(150):
+        chance = random.Random(seed)
+        text = "".join(chance.choices(letters, k=chance.randint(0, 80)))
+        for code in ("eng", "tha", "mya", "khm", "jpn", "hin", "arb"):
+            check_spans_hostile(text, code)
+
+
+def check_spans_hostile(text: str, code: str) -> None:
+    edges = {0, *(end for _, end in graphemes(text))}
+    for spans in (tokens(text, code), sentences(text, code, longest=20), chunks(text, code, words_per_chunk=3, min_words=1)):
+        assert all(0 <= a < b <= len(text) for a, b in spans)
+        assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
+    assert all(a in edges and b in edges for a, b in tokens(text, code)), (text, code)
+
+
+HUGE = {
+    "one word": "a" * 5_000_000,
+    "abbreviations": "Dr. A. " * 350_000,
+    "spaced Thai": "ภาษาไทย " * 200_000,
+    "Thai": "ภาษาไทย" * 250_000,
+    "Chinese": "中" * 1_600_000,
+    "Burmese": "ကမ္ဘာ" * 300_000,
+    "NUL": "\x00" * 1_000_000,
+    "marks": "e\u0301" * 1_000_000,
+    "blank": " " * 5_000_000,
+    "lines": ".\n" * 500_000,
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_megabytes(name: str) -> None:
+    text = HUGE[name]
+    began = time.process_time()
+    words(text, "tha")
+    sentences(text, "tha", longest=200)
+    sentences(text, "eng")
+    chunks(text, "tha", words_per_chunk=256, min_words=32)
+    assert time.process_time() - began < 60  # some seconds; whatever is quadratic takes hours
