@@ -47,7 +47,7 @@ demo: $(READY)
 
 # Every step runs, even after one failed; the tests come last.
 test: $(READY)
-	@$(MAKE) --no-print-directory --keep-going sync lint lessons tests
+	@$(MAKE) --no-print-directory --keep-going -j1 sync lint lessons tests
 
 sync: $(READY)
 	@echo "== in sync: headers of the notebooks, finerweb/*.py, README.md"
@@ -60,7 +60,7 @@ lint: $(READY)
 
 lessons: $(READY)
 	@echo "== lessons: every notebook, without its run cells"
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --n_workers $(WORKERS)
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 
 tests: $(READY)
 	@echo "== tests"

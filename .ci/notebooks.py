@@ -146,6 +146,7 @@ def readme() -> str:
     for c in nb.cells:
         if c.cell_type == "code":
             c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out; the fences want it
     plain = ["text/markdown", "text/plain"]
     text = MarkdownExporter(config={"NbConvertBase": {"display_data_priority": plain}}).from_notebook_node(nb)[0]
     text = re.sub(r"\]\((?=[\w-]+\.ipynb)", f"]({settings()['nbs_path']}/", text)  # links are relative to nbs/ there, to the top here

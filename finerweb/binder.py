@@ -7,7 +7,7 @@ __all__ = ['Window', 'read_units', 'cut_windows', 'candidate_spans', 'strongest'
            'flat', 'SpanBinder', 'frame', 'collate', 'predict_spans', 'relation', 'choose_labels', 'Example',
            'make_examples', 'make_cells', 'make_edges', 'label_names', 'make_batches', 'train_binder', 'calibrate']
 
-# %% ../nbs/33_binder.ipynb #59454fab
+# %% ../nbs/33_binder.ipynb #2b35c604
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .encoder import CharEncoderConfig, CharTokenizer, load_encoder
 from .losses import bce_loss, focal_loss
 from .segment import graphemes
 
-# %% ../nbs/33_binder.ipynb #0e9da0ad
+# %% ../nbs/33_binder.ipynb #10c60d5c
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans start in units `own`."
@@ -70,7 +70,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[W
             return cut
         begin += window - overlap
 
-# %% ../nbs/33_binder.ipynb #b1f56d06
+# %% ../nbs/33_binder.ipynb #0fe98f06
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -86,7 +86,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/33_binder.ipynb #de16015e
+# %% ../nbs/33_binder.ipynb #58327414
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -155,7 +155,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/33_binder.ipynb #684a837e
+# %% ../nbs/33_binder.ipynb #283321e1
 def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
     mask = units["attention_mask"].unsqueeze(-1)
     means = (encoder(input_ids=units["input_ids"], attention_mask=units["attention_mask"]).last_hidden_state * mask).sum(1)
@@ -185,7 +185,7 @@ def read_labels(model: "SpanBinder", labels: Sequence[str]) -> torch.Tensor:
     vectors = torch.stack([bags[s] if kept[s] is None else kept[s] for s in labels])
     return model.label(nn.functional.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5)
 
-# %% ../nbs/33_binder.ipynb #0433ce11
+# %% ../nbs/33_binder.ipynb #6688a729
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     taken, chosen = set(), []
@@ -246,7 +246,7 @@ class SpanBinder(SpanScorer):
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/33_binder.ipynb #970b6978
+# %% ../nbs/33_binder.ipynb #302ed5ef
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -294,7 +294,7 @@ def predict_spans(model: SpanBinder, texts: Sequence[str], labels: Sequence[str]
                 found[window.text].append(Entity(window.offsets[first][0], window.offsets[last][1], labels[which[at]], best[at].item()))
     return found
 
-# %% ../nbs/33_binder.ipynb #f9b91c3f
+# %% ../nbs/33_binder.ipynb #d12553ab
 def relation(asked: str, label: str) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell."
     given = label.split(" / ")
@@ -310,7 +310,7 @@ def choose_labels(present: Iterable[str], known: Sequence[str], negatives: int, 
     others = [label for label in known if label not in asked]
     return sorted(asked) + chance.sample(others, min(negatives, len(others)))
 
-# %% ../nbs/33_binder.ipynb #f0ece486
+# %% ../nbs/33_binder.ipynb #f32c8bca
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, score) and `veiled` (first, last), in units."
@@ -374,7 +374,7 @@ def make_edges(examples: Sequence[Example], allowed: torch.Tensor) -> tuple[torc
             valid[b, i, 0] = valid[b, j, 1] = True
     return targets.to(allowed.device), valid.to(allowed.device)
 
-# %% ../nbs/33_binder.ipynb #5ca287bd
+# %% ../nbs/33_binder.ipynb #615f8d86
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -436,7 +436,7 @@ def train_binder(
     model.eval()
     return curve, missed
 
-# %% ../nbs/33_binder.ipynb #905efe1f
+# %% ../nbs/33_binder.ipynb #76ffc513
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "Sets and returns the threshold with the best micro F1 on `rows`, and that F1; leaves it alone (F1 0) where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CASED', 'LISTED', 'name_key', 'word_list', 'locales', 'locale_of', 'script_pattern', 'cities', 'territories',
-           'person_names', 'Lexicon', 'lexicon']
+           'person_names', 'calendar_words', 'Lexicon', 'lexicon']
 
-# %% ../nbs/05_lexicon.ipynb #d58af651
+# %% ../nbs/05_lexicon.ipynb #15934a6d
 import importlib
 import json
 import re
@@ -19,12 +19,12 @@ import yaml
 
 from .data import asset
 
-# %% ../nbs/05_lexicon.ipynb #bf4e1272
+# %% ../nbs/05_lexicon.ipynb #5f547f05
 def name_key(text: str) -> str:
     "`text` as names are looked up: lower case, plain apostrophes, single spaces."
     return " ".join(text.lower().replace("’", "'").replace("ʼ", "'").replace("‑", "-").split())
 
-# %% ../nbs/05_lexicon.ipynb #bb131c26
+# %% ../nbs/05_lexicon.ipynb #8f970329
 _SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml"}
 
 
@@ -57,7 +57,7 @@ def locale_of(language: str) -> dict[str, str]:
         raise ValueError(f"no offline teacher for {language!r}: assets/weak/locales.tsv has a row for each of {', '.join(locales())}; add one for a new language")
     return locales()[language]
 
-# %% ../nbs/05_lexicon.ipynb #5b190d40
+# %% ../nbs/05_lexicon.ipynb #9ac8878d
 _RANGES = {
     "Latn": "A-Za-z\u00c0-\u024f\u1e00-\u1eff", "Cyrl": "\u0400-\u052f", "Grek": "\u0370-\u03ff\u1f00-\u1fff", "Armn": "\u0530-\u058f",
     "Arab": "\u0600-\u06ff\u0750-\u077f", "Hebr": "\u0590-\u05ff", "Ethi": "\u1200-\u139f", "Deva": "\u0900-\u097f", "Beng": "\u0980-\u09ff",
@@ -72,7 +72,7 @@ def script_pattern(script: str) -> re.Pattern:
     "Matches a name all of whose letters are in `script` (ISO 15924)."
     return re.compile(rf"[{_RANGES[script]}][{_RANGES[script]}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
 
-# %% ../nbs/05_lexicon.ipynb #616841e3
+# %% ../nbs/05_lexicon.ipynb #8a00e9d3
 def _population_score(population: int) -> float:
     return 0.9 if population >= 1_000_000 else 0.8 if population >= 200_000 else 0.65 if population >= 60_000 else 0.5
 
@@ -108,7 +108,7 @@ def territories(locale: str) -> dict[str, tuple[str, float]]:
             found.setdefault(part, (label, 0.93))
     return found
 
-# %% ../nbs/05_lexicon.ipynb #be0be54c
+# %% ../nbs/05_lexicon.ipynb #88115759
 @cache
 def _faker_names(locale: str) -> tuple[frozenset[str], frozenset[str]]:
     try:
@@ -149,7 +149,23 @@ def person_names(language: str) -> tuple[dict[str, float], dict[str, float]]:
         kinds[kind].update({name_key(n): 0.85 for n in words.get(name, ())})
     return kinds
 
-# %% ../nbs/05_lexicon.ipynb #19729e52
+# %% ../nbs/05_lexicon.ipynb #93733c37
+@cache
+def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    "(month names, weekday names) of `language`, longest first, from CLDR."
+    from babel import Locale
+
+    locale = Locale.parse(locale_of(language)["cldr"])
+    kinds = []
+    for table in (locale.months, locale.days):
+        names = {name_key(n).rstrip(".") for context in ("format", "stand-alone") for width in ("wide", "abbreviated") for n in table[context][width].values()}
+        kinds.append({n for n in names if len(n) >= 2 and not any(c.isdigit() for c in n) and not re.fullmatch(r"m\d*", n)})
+    extra = word_list(language)
+    kinds[0] |= {name_key(n) for n in extra.get("month", ())}
+    kinds[1] |= {name_key(n) for n in extra.get("weekday", ())}
+    return tuple(tuple(sorted(k, key=lambda n: (-len(n), n))) for k in kinds)
+
+# %% ../nbs/05_lexicon.ipynb #255ef655
 @dataclass(frozen=True)
 class Lexicon:
     "What is known of one language's names before a text is read."
@@ -195,6 +211,7 @@ def lexicon(language: str) -> Lexicon:
     "The lexicon of `language` (ISO 639-3). Raises ValueError for a language without a row in assets/weak/locales.tsv."
     row = locale_of(language)
     words = {kind: frozenset(name_key(w) for w in listed) for kind, listed in word_list(language).items()}
+    words["calendar"] = frozenset(name_key(w) for kind in calendar_words(language) for w in kind)
     listed_names = [name for name, _, confidence in _listed(language, row["cldr"]) if confidence > 0.7]
     words["inner"] = frozenset(w for name in listed_names for w in name.split()[1:-1] if w.islower()) if row["script"] in CASED else frozenset()
     no_name, names = words.get("stop", frozenset()) | words.get("common", frozenset()), {}

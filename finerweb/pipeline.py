@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profi
            'PlannedTask', 'plan', 'task_inputs', 'up_to_date', 'wanted_tasks', 'execute_task', 'run_tasks',
            'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #09002861
+# %% ../nbs/60_pipeline.ipynb #927dfeda
 import ast
 import difflib
 import os
@@ -29,7 +29,7 @@ from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
 
-# %% ../nbs/60_pipeline.ipynb #a0a87265
+# %% ../nbs/60_pipeline.ipynb #d9b94a4a
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source) it reads."
@@ -41,10 +41,9 @@ class Stage:
 STAGES = {
     s.name: s
     for s in (
-        Stage("31_encoder", (), ()),
         Stage("10_corpus", ("language",), ("source",)),
         Stage("11_rate", ("language", "teacher"), ("10_corpus",)),
-        Stage("12_filter", (), ("11_rate", "31_encoder")),
+        Stage("12_filter", (), ("11_rate",)),
         Stage("13_select", ("language",), ("source", "10_corpus", "12_filter")),
         Stage("14_annotate", ("language", "teacher"), ("10_corpus", "13_select")),
         Stage("15_align", ("language", "teacher"), ("14_annotate",)),
@@ -54,14 +53,14 @@ STAGES = {
         Stage("19_judge", ("language",), ("15_align", "16_merge")),
         Stage("20_publish", (), ("15_align", "16_merge", "17_translate", "18_sentences")),
         Stage("30_benchmarks", (), ()),
-        Stage("33_binder", ("student",), ("17_translate", "18_sentences", "31_encoder")),
+        Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
         Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder")),
-        Stage("50_figures", (), ("11_rate", "12_filter", "13_select", "15_align", "16_merge", "19_judge", "20_publish")),
-        Stage("51_tables", (), ("12_filter", "20_publish", "33_binder", "35_evaluate")),
+        Stage("50_figures", (), ("10_corpus", "12_filter", "13_select", "14_annotate", "15_align", "16_merge", "19_judge", "35_evaluate")),
+        Stage("51_tables", (), ("12_filter", "15_align", "16_merge", "20_publish", "33_binder", "35_evaluate")),
     )
 }
 
-# %% ../nbs/60_pipeline.ipynb #37cd283c
+# %% ../nbs/60_pipeline.ipynb #bf12b428
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `stages` maps a stage to the parameters that differ from its notebook's."
@@ -122,7 +121,7 @@ def check_profile(profile: Profile) -> Profile:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
     return profile
 
-# %% ../nbs/60_pipeline.ipynb #b52d8967
+# %% ../nbs/60_pipeline.ipynb #45bb0d68
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -151,7 +150,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_pipeline.ipynb #70e1f69e
+# %% ../nbs/60_pipeline.ipynb #560c39ca
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -207,12 +206,12 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     for need in stage.needs:
         if need == "source":
             out.append((need, ()))
-        elif need != "31_encoder" or need in values.values():  # an encoder from elsewhere needs none of this run
+        else:
             every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
             out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
     return tuple(out)
 
-# %% ../nbs/60_pipeline.ipynb #33c44394
+# %% ../nbs/60_pipeline.ipynb #627ea4be
 def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None:
     "Each input of `task` with the hash of its content, or None if one is not there yet."
     inputs = {}
@@ -247,7 +246,7 @@ def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTas
             todo += [by_name[n] for n in task.needs if n in by_name]
     return [t for t in tasks if (t.stage, t.key) in wanted]
 
-# %% ../nbs/60_pipeline.ipynb #53ee3037
+# %% ../nbs/60_pipeline.ipynb #4c04f7b8
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -291,7 +290,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #b27ac993
+# %% ../nbs/60_pipeline.ipynb #b30ed0f8
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -344,7 +343,7 @@ def _outcome(future: Future) -> str:
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #b49b39f1
+# %% ../nbs/60_pipeline.ipynb #a3cd3ab8
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip

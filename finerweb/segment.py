@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['icu_version', 'graphemes', 'tokens', 'words', 'sentences', 'chunks']
 
-# %% ../nbs/03_segment.ipynb #739f405e
+# %% ../nbs/03_segment.ipynb #5107dd1f
 import re
 import unicodedata
 from functools import cache
@@ -16,13 +16,10 @@ from icu4py.breakers import CharacterBreaker, SentenceBreaker, WordBreaker
 from .data import storable
 from .languages import language as find_language
 
-# %% ../nbs/03_segment.ipynb #91c23fc6
-# where ICU's words come from a dictionary, or a sign joins what follows it: elsewhere the rules for words never cut a grapheme
-_RISKY = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf\U00011700-\U0001174f"
-    "\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u0d4e\U000110bd\U000110cd\U000111c2\U000111c3\U00011000-\U00011fff]"
-)
-
+# %% ../nbs/03_segment.ipynb #d57a10a3
+# signs that join what follows them, and letters that join what precedes, besides the marks and format characters
+_JOINS_NEXT = frozenset("\u1039\u17d2\u1a60\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46")
+_JOINS_LAST = frozenset("\u0e33\u0eb3\uff9e\uff9f")
 # before a stack of Burmese consonants, of which the upper one closes the syllable before it
 _STACK = re.compile("[\u1000-\u103f].\u1039")
 
@@ -42,13 +39,16 @@ def graphemes(text: str) -> list[tuple[int, int]]:
 
 def _pieces(text: str, locale: str) -> list[str]:
     pieces = list(WordBreaker(text, locale))
-    if not _RISKY.search(text):
+    # most texts have no boundary that could lie in a grapheme; looking at the few characters that pieces begin and end with is fast
+    firsts, lasts = {piece[0] for piece in pieces}, {piece[-1] for piece in pieces}
+    risky = _JOINS_LAST & firsts or _JOINS_NEXT & lasts or any(unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf") for c in firsts)
+    if not (risky or "\u1039" in text or any(unicodedata.category(c) == "Cf" for c in lasts)):
         return pieces
     whole = {end for _, end in graphemes(text)}
     ends = [end for end in accumulate(map(len, pieces)) if end in whole and not _STACK.match(text, end - 1)]
     return [text[a:b] for a, b in zip(chain((0,), ends), ends, strict=False)]
 
-# %% ../nbs/03_segment.ipynb #44646548
+# %% ../nbs/03_segment.ipynb #d9d569f5
 class _Kinds(dict):
     """Piece of text -> 0 invisible, 1 punctuation or symbol, 2 word. A text repeats its pieces, so each is looked at once."""
 
@@ -77,7 +77,7 @@ def words(text: str, language: str) -> list[tuple[int, int]]:
     "The spans of the tokens that have a letter or a digit."
     return _spans(text, language, 2)
 
-# %% ../nbs/03_segment.ipynb #82e48ac2
+# %% ../nbs/03_segment.ipynb #81e780c8
 _BEFORE_NAMES = frozenset(
     """dr mr mrs ms mx prof st sr jr gen col lt sgt capt cpt maj adm rev hon gov sen rep pres supt mt ft vs messrs sra srta dra dña mme mlle mgr dott sig ing dipl
     hr fr frl nr str bd bzw ca geb gest kand lic mag phdr mudr judr rndr mgr doc gen plk por ks św dn ul al pl tzv tzn sv tj šk gosp prim akad dhr mevr drs ir mej
@@ -122,7 +122,7 @@ def _is_abbreviation(text: str, at: int, script: str, locale: str) -> bool:
     short = [w is not None and sum(map(str.isalpha, w)) <= 3 - gap for w in (earlier, word, following and following[1])]
     return short[1] and (not gap or short[0] or bool(short[2] and following[2]))
 
-# %% ../nbs/03_segment.ipynb #1285f4dd
+# %% ../nbs/03_segment.ipynb #84ee6ac9
 _THAI_END = re.compile(r"(?:ครับ|ค่ะ|คะ|จ้ะ|จ้า)\s+|(?<!\s)\s+(?=นอกจากนี้|อย่างไรก็ตาม|ทั้งนี้|อนึ่ง|ดังนั้น|อีกทั้ง|ในขณะเดียวกัน|ด้าน(?:นาย|นาง)|สำหรับ)")
 _CLAUSE = 12  # characters; a shorter piece between spaces may be part of a name
 
@@ -161,7 +161,7 @@ def sentences(text: str, language: str, *, longest: int = 0) -> list[tuple[int, 
             start = last
     return spans
 
-# %% ../nbs/03_segment.ipynb #add6d7dc
+# %% ../nbs/03_segment.ipynb #27c18eaa
 def chunks(text: str, language: str, *, words_per_chunk: int, min_words: int) -> list[tuple[int, int]]:
     "Spans of `words_per_chunk` words each; the last may have fewer, and is left out below `min_words`. Raises ValueError for numbers below 1."
     if words_per_chunk < 1 or min_words < 1:

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['first_good_chunks', 'detect_language']
 
-# %% ../nbs/13_select.ipynb #7d4fabb4
+# %% ../nbs/13_select.ipynb #8c6010ca
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #97dca542
+# %% ../nbs/13_select.ipynb #1a8ea88c
 def first_good_chunks(
     documents: Iterable[Document],
     language: str,
@@ -41,7 +41,7 @@ def first_good_chunks(
                 row = passage_row(document, language, script, mine[chunk], chunk) | {"filter_score": value}
                 yield row, "" if value > threshold else "low_score"
 
-# %% ../nbs/13_select.ipynb #d3eae178
+# %% ../nbs/13_select.ipynb #778a024c
 def detect_language(text: str) -> str:
     "The language code that py3langid finds."
     import py3langid

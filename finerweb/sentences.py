@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sentence_rows']
 
-# %% ../nbs/18_sentences.ipynb #39f05f50
+# %% ../nbs/18_sentences.ipynb #a97b7462
 def sentence_rows(
     row: dict,  # a passage row with `text`, `entities`, `undecided`
     spans: list[tuple[int, int]],  # its sentences, ascending

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['translations', 'translate_label']
 
-# %% ../nbs/17_translate.ipynb #1349cc7c
+# %% ../nbs/17_translate.ipynb #26e8ab47
 from functools import cache
 
 from .data import asset
 
-# %% ../nbs/17_translate.ipynb #a62b3d16
+# %% ../nbs/17_translate.ipynb #7e17d6a3
 @cache
 def translations(language: str) -> dict[str, str]:
     "English label -> label in `language`, as far as the packaged table has it."
     lines = asset("labels.tsv").read_text(encoding="utf-8").splitlines()[1:]
     return {label: translation for code, label, translation in (line.split("\t") for line in lines) if code == language}
 
-# %% ../nbs/17_translate.ipynb #b98c5aaa
+# %% ../nbs/17_translate.ipynb #610bcdf0
 def translate_label(label: str, language: str) -> dict:
     "The row of the labels table for `label`; `method` is \"table\", or \"english\" where some part has no translation."
     table, parts = translations(language), label.split(" / ")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_CHARACTERS', 'by_lexicon', 'by_patterns', 'WeakTeacher', 'weak_teacher', 'rating']
 
-# %% ../nbs/05_weak.ipynb #405f9f6b
+# %% ../nbs/05_weak.ipynb #993fec8f
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .data import Mention, Passage, broader, storable
 from .lexicon import CASED, Lexicon, lexicon
 from .patterns import values
 
-# %% ../nbs/05_weak.ipynb #918d15d0
+# %% ../nbs/05_weak.ipynb #cfdd3056
 RAW_CHARACTERS = 3_000_000  # of raw text that a teacher learns from: more costs start-up time and adds little
 _LABELS = ("person", "location", "organization", "other")
 
@@ -45,8 +45,20 @@ def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[st
             scores[n] = _noisy_or(scores[n], 0.8 * votes[n] / (total + 1.0))
     if len(chunk.words) == 1 and chunk.key in persons:
         scores[0] = _noisy_or(scores[0], 0.6)
+    if len(chunk.words) == 1 and not label and _acronym(chunk):
+        scores[2] = _noisy_or(scores[2], 0.25)
     label, score = _best(scores, label)
-    return label, score * _capital(chunk, counts)
+    return label, _damped(score * _capital(chunk, counts))
+
+
+def _acronym(chunk: Chunk) -> bool:
+    word = chunk.words[0]
+    return not word.weak and word.surface.isupper() and 2 < len(word.surface) < 7
+
+
+def _damped(score: float) -> float:
+    "Two weak candidates that come from the same capital are not twice as sure: below 0.5 the score falls with its square."
+    return score if score >= 0.5 else 2 * score * score
 
 
 def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float], features: list[str]) -> tuple[str, float]:
@@ -59,11 +71,16 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
         scores[0] = 0.85
     if chunk.known and BROAD.get(chunk.known[0], 3) == 3:
         scores[3] = 0.8
+    elif len(chunk.words) == 1 and _acronym(chunk):
+        scores[2] = 0.3
     shares = context_evidence(features, counts.context, weight=CONTEXT_WEIGHT) if counts.context else [0.25] * 4
     shares = heard_evidence(chunk.key, shares, counts.heard)
     for n in range(4):
         scores[n] = _noisy_or(scores[n], max(0.0, shares[n] - 0.2) * 0.95)
     before = features[0][2:]
+    if chunk.known and chunk.known[1] >= 0.85:
+        # a country's name is not put in doubt by the words beside it
+        scores = [s if n == BROAD.get(chunk.known[0], 3) else 0.3 * s for n, s in enumerate(scores)]
     for n, kind in ((0, "before_person"), (1, "before_place"), (2, "before_org")):
         if before in book.kind(kind):
             scores[n] = _noisy_or(scores[n], 0.35)
@@ -72,7 +89,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
     if len(chunk.words) == 1 and chunk.key in persons:
         scores[0] = _noisy_or(scores[0], 0.5)
     label, score = _best(scores, label)
-    return label, score * _capital(chunk, counts)
+    return label, _damped(score * _capital(chunk, counts))
 
 
 def _capital(chunk: Chunk, counts: Statistics) -> float:
@@ -81,7 +98,7 @@ def _capital(chunk: Chunk, counts: Statistics) -> float:
         return 1.0
     return 0.4 + 0.6 * counts.capital(chunk.words[0].key)
 
-# %% ../nbs/05_weak.ipynb #571d28eb
+# %% ../nbs/05_weak.ipynb #3f4e0042
 @dataclass
 class WeakTeacher:
     "An offline teacher of one language: `name`, `rate`, `annotate`."
@@ -121,7 +138,7 @@ class WeakTeacher:
                 label, score = by_lexicon(chunk, self.lexicon, self.statistics, persons)
             else:
                 label, score = by_patterns(chunk, self.lexicon, self.statistics, persons, around(text, chunk))
-            if label != "other" and score >= 0.1:
+            if label != "other" and score >= 0.05:
                 out.append((chunk.start, chunk.end, label, score))
         return out
 
@@ -150,7 +167,7 @@ def weak_teacher(method: str, *, language: str, raw_text: Iterable[str]) -> Weak
         return WeakTeacher(method, language, book, learn(raw_text, book, characters=RAW_CHARACTERS))
     return WeakTeacher(method, language, book, Statistics(), caseless(book))
 
-# %% ../nbs/05_weak.ipynb #713f9e4c
+# %% ../nbs/05_weak.ipynb #c363b773
 _NOISE = re.compile(r"https?://|www\.|[|•»#{}<>=_~^\\]{1}|\.{4,}|!{2,}|\?{2,}")
 
 

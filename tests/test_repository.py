@@ -228,6 +228,7 @@ def test_notebook_is_clean(path):
         assert not [o for o in cell.get("outputs", ()) if o.output_type == "error"], f"{where} holds an error; make notebooks refreshes the outputs"
         assert "injected-parameters" not in cell.metadata.get("tags", ()), f"{where} was injected by papermill"
         assert cell.get("execution_count") is None and set(cell.metadata) <= {"tags"}, f"{where}: run nbdev_clean"
+        assert "TODO" not in cell.source, f"{where} is not finished"
     assert path.stat().st_size <= 700_000
 
 
