@@ -7,7 +7,7 @@ __all__ = ['Window', 'read_units', 'cut_windows', 'candidate_spans', 'strongest'
            'flat', 'SpanBinder', 'frame', 'collate', 'predict_spans', 'relation', 'choose_labels', 'Example',
            'make_examples', 'make_cells', 'make_edges', 'label_names', 'make_batches', 'train_binder', 'calibrate']
 
-# %% ../nbs/33_binder.ipynb #2b35c604
+# %% ../nbs/33_binder.ipynb #5b128024
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .encoder import CharEncoderConfig, CharTokenizer, load_encoder
 from .losses import bce_loss, focal_loss
 from .segment import graphemes
 
-# %% ../nbs/33_binder.ipynb #10c60d5c
+# %% ../nbs/33_binder.ipynb #4aeb68ec
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans start in units `own`."
@@ -70,7 +70,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[W
             return cut
         begin += window - overlap
 
-# %% ../nbs/33_binder.ipynb #0fe98f06
+# %% ../nbs/33_binder.ipynb #ca6a72b7
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -86,7 +86,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/33_binder.ipynb #58327414
+# %% ../nbs/33_binder.ipynb #cff268fe
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -155,7 +155,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/33_binder.ipynb #283321e1
+# %% ../nbs/33_binder.ipynb #7ead5944
 def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
     mask = units["attention_mask"].unsqueeze(-1)
     means = (encoder(input_ids=units["input_ids"], attention_mask=units["attention_mask"]).last_hidden_state * mask).sum(1)
@@ -185,7 +185,7 @@ def read_labels(model: "SpanBinder", labels: Sequence[str]) -> torch.Tensor:
     vectors = torch.stack([bags[s] if kept[s] is None else kept[s] for s in labels])
     return model.label(nn.functional.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5)
 
-# %% ../nbs/33_binder.ipynb #6688a729
+# %% ../nbs/33_binder.ipynb #bafb771e
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     taken, chosen = set(), []
@@ -246,7 +246,7 @@ class SpanBinder(SpanScorer):
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/33_binder.ipynb #302ed5ef
+# %% ../nbs/33_binder.ipynb #c7f6abfd
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -263,6 +263,7 @@ def collate(model: SpanBinder, windows: Sequence[Window]) -> tuple[torch.Tensor,
     rows = [before + w.ids + behind for w in windows]
     ids = torch.tensor([r + [pad] * (most + len(before) + len(behind) - len(r)) for r in rows])
     mask = torch.tensor([[1] * len(r) + [0] * (ids.shape[1] - len(r)) for r in rows])
+    most += len(behind)
     starts, ends = (torch.tensor([allowed + [False] * (most - len(allowed)) for allowed in side]) for side in ([w.can_start for w in windows], [w.can_end for w in windows]))
     return ids.to(model.device), mask.to(model.device), len(before), starts.to(model.device), ends.to(model.device)
 
@@ -294,7 +295,7 @@ def predict_spans(model: SpanBinder, texts: Sequence[str], labels: Sequence[str]
                 found[window.text].append(Entity(window.offsets[first][0], window.offsets[last][1], labels[which[at]], best[at].item()))
     return found
 
-# %% ../nbs/33_binder.ipynb #d12553ab
+# %% ../nbs/33_binder.ipynb #aaea224f
 def relation(asked: str, label: str) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell."
     given = label.split(" / ")
@@ -310,7 +311,7 @@ def choose_labels(present: Iterable[str], known: Sequence[str], negatives: int, 
     others = [label for label in known if label not in asked]
     return sorted(asked) + chance.sample(others, min(negatives, len(others)))
 
-# %% ../nbs/33_binder.ipynb #f32c8bca
+# %% ../nbs/33_binder.ipynb #bd40c4e5
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, score) and `veiled` (first, last), in units."
@@ -374,7 +375,7 @@ def make_edges(examples: Sequence[Example], allowed: torch.Tensor) -> tuple[torc
             valid[b, i, 0] = valid[b, j, 1] = True
     return targets.to(allowed.device), valid.to(allowed.device)
 
-# %% ../nbs/33_binder.ipynb #615f8d86
+# %% ../nbs/33_binder.ipynb #d0dbea06
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -394,7 +395,7 @@ def make_batches(examples: Sequence[Example], size: int, steps: int, chance: ran
 
 def train_binder(
     model: SpanBinder, rows: Sequence[dict], *, steps: int, batch: int, encoder_rate: float, head_rate: float, candidates: float, negatives: int, loss: str,
-    seed: int, translations: dict[str, dict[str, str]] | None = None, label_language: str = "english", progress: bool = True,
+    seed: int, translations: dict[str, dict[str, str]] | None = None, label_language: str = "english", bfloat16: bool = False, progress: bool = True,
 ) -> tuple[list[dict], int]:  # fmt: skip
     "Trains `model` in place on rows with `text`, `language`, `entities`, `undecided`; the curve [{step, loss, edges}] and the entities no window held."
     from tqdm.auto import tqdm
@@ -419,7 +420,9 @@ def train_binder(
         model.train()
         for step, some in enumerate(bar := tqdm(make_batches(examples, batch, steps, chance), total=steps, desc="33_binder", unit="batch", disable=not progress)):
             ids, mask, prefix, can_start, can_end = collate(model, [x.window for x in some])
-            starts, ends, edges = model.parts(ids, mask, prefix)
+            half = torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16)
+            with half:
+                starts, ends, edges = (part.float() for part in model.parts(ids, mask, prefix))
             likely = [strongest(edges[..., side].detach(), allowed, candidates) for side, allowed in enumerate((can_start, can_end))]
             asked = choose_labels({label for x in some for *_, label, _ in x.gold}, known, negatives, chance)
             spans, targets, valid = make_cells(some, candidate_spans(*likely, model.config.max_width), can_start.shape[1], asked)
@@ -436,7 +439,7 @@ def train_binder(
     model.eval()
     return curve, missed
 
-# %% ../nbs/33_binder.ipynb #76ffc513
+# %% ../nbs/33_binder.ipynb #96408831
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "Sets and returns the threshold with the best micro F1 on `rows`, and that F1; leaves it alone (F1 0) where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})

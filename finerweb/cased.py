@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BIG_VOCABULARY', 'AND', 'ORGANISATION', 'TYPES', 'BROAD', 'CONTEXT_WEIGHT', 'word_pattern', 'starts_sentence',
-           'Statistics', 'Word', 'runs', 'Chunk', 'joined', 'Chunker', 'head_label', 'person_score', 'word_evidence',
-           'around', 'context_evidence', 'learn', 'heard_evidence', 'blocks']
+           'Statistics', 'Word', 'runs', 'Chunk', 'joined', 'in_table', 'of_table', 'known_name', 'Chunker',
+           'head_label', 'person_score', 'word_evidence', 'around', 'context_evidence', 'learn', 'heard_evidence',
+           'blocks']
 
-# %% ../nbs/05_cased.ipynb #8735c2f7
+# %% ../nbs/05_cased.ipynb #d5328dab
 import math
 import re
 import unicodedata
@@ -16,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
-from .lexicon import Lexicon, name_key
+from .lexicon import Lexicon, name_key, without_prefix
 
-# %% ../nbs/05_cased.ipynb #067a95c3
+# %% ../nbs/05_cased.ipynb #14d74b7c
 @cache
 def _capitals() -> str:
     "Capital letters of the cased scripts as ranges for a regular expression."
@@ -35,7 +36,7 @@ def word_pattern(prefixed: bool = False) -> re.Pattern:
     first = rf"(?<![\w@#/]){before}[{up}]" if prefixed else rf"[{up}](?<![\w@#/].)"
     return re.compile(rf"{first}(?:\.(?:[{up}]\.)+|\.(?=[ \u00a0]?[{up}])|{letter}*(?:['’ʼ\-‑·&]{letter}+)*(?::[a-zäöå]{{1,5}}(?!\w))?)")
 
-# %% ../nbs/05_cased.ipynb #493a8491
+# %% ../nbs/05_cased.ipynb #22017c34
 _LOWER = re.compile(r"[^\W\d_]+")
 _OPENING = " \t\u00a0\"'“”«„‘(*[-–—•·>|"
 _ENDS = ".!?…:;\n。|•·="
@@ -66,7 +67,7 @@ class Statistics:
         "Share of the uses of a word (lower case) inside a sentence that are capitalised; between 0 and 1, 0.5 where it was never seen."
         return (self.middle[word] + 0.5) / (self.middle[word] + self.lower[word] + 1.0)
 
-# %% ../nbs/05_cased.ipynb #b4fe0f45
+# %% ../nbs/05_cased.ipynb #49963338
 @dataclass(slots=True)
 class Word:
     "A capitalised word: offsets, its look-up form, the particle that links it to the word before, and whether its capital is only due to its place."
@@ -74,6 +75,7 @@ class Word:
     start: int
     end: int
     key: str
+    stem: str
     surface: str
     link: str = ""
     weak: bool = False
@@ -90,8 +92,9 @@ def runs(text: str, lexicon: Lexicon) -> list[list[Word]]:
     found: list[list[Word]] = []
     gap_fits = _gap_pattern(lexicon.kind("link") | lexicon.kind("particle") | lexicon.kind("inner")).fullmatch
     genitive, apostrophe = "yes" in lexicon.kind("genitive"), "yes" in lexicon.kind("apostrophe")
+    prefixed = "yes" in lexicon.kind("prefixed")
     last, closed, line = -1, True, (-1, -1, False)
-    for match in word_pattern("yes" in lexicon.kind("prefixed")).finditer(text):
+    for match in word_pattern(prefixed).finditer(text):
         start, end, surface = match.start(), match.end(), match.group()
         if start >= line[1]:
             line = _line(text, start)
@@ -100,11 +103,12 @@ def runs(text: str, lexicon: Lexicon) -> list[list[Word]]:
         if possessive:
             surface, end = surface[:cut], start + cut
         gap = None if closed or start - last > 24 else gap_fits(text[last:start])
-        key = name_key(surface)
+        key = name_key(without_prefix(surface) if prefixed else surface)
+        stem = lexicon.stem(key)
         if gap:
-            found[-1].append(Word(start, end, key, surface, (gap.group(1) or gap.group(2) or "").lower(), line[2]))
+            found[-1].append(Word(start, end, key, stem, surface, (gap.group(1) or gap.group(2) or "").lower(), line[2]))
         else:
-            found.append([Word(start, end, key, surface, "", line[2] or starts_sentence(text, start))])
+            found.append([Word(start, end, key, stem, surface, "", line[2] or starts_sentence(text, start))])
         last, closed = match.end(), possessive
     return found
 
@@ -117,7 +121,7 @@ def _line(text: str, start: int) -> tuple[int, int, bool]:
     capital = sum(not w[0].islower() for w in letters)
     return begin, end, len(letters) >= 4 and capital > 0.9 * len(letters)
 
-# %% ../nbs/05_cased.ipynb #cfec2529
+# %% ../nbs/05_cased.ipynb #4f97d06a
 BIG_VOCABULARY = 100_000  # words of raw text: a word that was never small in so many is hardly a common word
 AND = frozenset("and & na e y et und och en ja i и і та и da a și un ir és og".split())
 ORGANISATION = ("agency", "university", "party", "team", "org", "company", "company_suffix", "team_suffix")
@@ -144,12 +148,35 @@ class Chunk:
         return joined(self.words)
 
 
-def joined(words: list[Word]) -> str:
-    "The look-up form of several words, with the particles between them."
-    out = [words[0].key]
+    @property
+    def stem(self) -> str:
+        return joined(self.words, stems=True)
+
+
+def joined(words: list[Word], stems: bool = False) -> str:
+    "The look-up form of several words (or of their stems), with the particles between them."
+    if len(words) == 1:
+        return words[0].stem if stems else words[0].key
+    out = [words[0].stem if stems else words[0].key]
     for w in words[1:]:
-        out.append(f"{w.link}{w.key}" if w.link.endswith(("'", "’")) else f"{w.link} {w.key}" if w.link else w.key)
+        word = w.stem if stems else w.key
+        out.append(f"{w.link}{word}" if w.link.endswith(("'", "’")) else f"{w.link} {word}" if w.link else word)
     return " ".join(out)
+
+
+def in_table(word: Word, table: dict | frozenset) -> bool:
+    "Whether a table has a word or its stem."
+    return word.key in table or word.stem in table
+
+
+def of_table(word: Word, table: dict[str, float]) -> float:
+    "The score of a word or its stem in a table of names; 0 if it has neither."
+    return table.get(word.key) or table.get(word.stem) or 0.0
+
+
+def known_name(words: list[Word], lexicon: Lexicon) -> tuple[str, float] | None:
+    "What the lexicon knows of a whole name, in its plain form or by its stems."
+    return lexicon.names.get(joined(words)) or (lexicon.names.get(joined(words, stems=True)) if lexicon.stem is not str else None)
 
 
 class Chunker:
@@ -171,7 +198,7 @@ class Chunker:
 
     def cut(self, found: list[list[Word]]) -> list[Chunk]:
         "The chunks of runs."
-        return [c for run in found for part in self._names(run) for c in self._cut(part) if c.known or len(c.words) > 1 or (len(c.key) > 1 and c.key not in self.alone)]
+        return [c for run in found for part in self._names(run) for c in self._cut(part) if c.known or len(c.words) > 1 or (len(c.key) > 1 and not in_table(c.words[0], self.alone))]
 
     def _is_name(self, word: Word, alone: bool) -> bool:
         key, counts = word.key, self.statistics
@@ -182,12 +209,12 @@ class Chunker:
             return (middle + 1) * 8 >= low
         if low:
             return middle * 2 > low or (key in self.titles and not alone)
-        return middle > 0 or not alone or self.vocabulary > BIG_VOCABULARY or key in self.lexicon.names or key in self.lexicon.first or key in self.lexicon.last
+        return middle > 0 or not alone or self.vocabulary > BIG_VOCABULARY or any(in_table(word, table) for table in (self.lexicon.names, self.lexicon.first, self.lexicon.last))
 
     def _names(self, run: list[Word]) -> list[list[Word]]:
         parts: list[list[Word]] = [[]]
         for n, word in enumerate(run):
-            if len(run) <= 12 and joined(run[n:]) in self.lexicon.names and not parts[-1]:
+            if len(run) <= 12 and known_name(run[n:], self.lexicon) and not parts[-1]:
                 return [*parts[:-1], run[n:]]
             if self._is_name(word, len(run) == 1):
                 parts[-1].append(word)
@@ -198,7 +225,7 @@ class Chunker:
     def _cut(self, words: list[Word]) -> list[Chunk]:
         out, segment, titled, at = [], [], False, 0
         while at < len(words):
-            size = next((k for k in (4, 3, 2, 1) if at + k <= len(words) and joined(words[at : at + k]) in self.titles), 0)
+            size = next((k for k in (4, 3, 2, 1) if at + k <= len(words) and (joined(words[at : at + k]) in self.titles or joined(words[at : at + k], stems=True) in self.titles)), 0)
             if size and not (segment and words[at].link and size == 1 and self._heads(segment)):
                 out += self._segment(segment, titled)
                 segment, titled = [], True
@@ -209,18 +236,18 @@ class Chunker:
         return out + self._segment(segment, titled)
 
     def _heads(self, words: list[Word]) -> bool:
-        return any(w.key in self.heads for w in words)
+        return any(in_table(w, self.heads) for w in words)
 
     def _segment(self, words: list[Word], titled: bool) -> list[Chunk]:
-        while words and words[0].key in self.nations and len(words) > 1 and not self._heads(words) and joined(words) not in self.lexicon.names:
+        while words and in_table(words[0], self.nations) and len(words) > 1 and not self._heads(words) and not known_name(words, self.lexicon):
             words = words[1:]
         while titled and len(words) > 1 and (words[0].link or words[0].key in self.offices) and words[0].key in self.offices:
             words = words[1:]
-        while len(words) > 1 and words[0].key in self.areas and words[1].link and joined(words) not in self.lexicon.names:
+        while len(words) > 1 and words[0].key in self.areas and words[1].link and not known_name(words, self.lexicon):
             words = words[1:]
         if not words:
             return []
-        if known := self.lexicon.names.get(joined(words)):
+        if known := known_name(words, self.lexicon):
             return [Chunk(words, titled, known)]
         if len(words) > 1 and self._heads(words):
             cut = next((n for n in range(1, len(words)) if words[n].link in AND and self._ends_before(words, n)), 0)
@@ -230,20 +257,20 @@ class Chunker:
     def _ends_before(self, words: list[Word], n: int) -> bool:
         left, right = words[:n], words[n:]
         alike = self._heads(left) == self._heads(right)
-        return alike or right[0].key in self.lexicon.first or joined(right) in self.lexicon.names or joined(left) in self.lexicon.names
+        return alike or bool(in_table(right[0], self.lexicon.first) or known_name(right, self.lexicon) or known_name(left, self.lexicon))
 
     def _units(self, words: list[Word], titled: bool) -> list[Chunk]:
         units: list[Chunk] = []
         at = 0
         while at < len(words):
-            size = next((k for k in range(min(6, len(words) - at), 1, -1) if joined(words[at : at + k]) in self.lexicon.names), 1)
-            known = self.lexicon.names.get(joined(words[at : at + size]))
+            size = next((k for k in range(min(6, len(words) - at), 1, -1) if known_name(words[at : at + k], self.lexicon)), 1)
+            known = known_name(words[at : at + size], self.lexicon)
             units.append(Chunk(words[at : at + size], titled and not units, known))
             at += size
         out: list[Chunk] = []
         for unit in units:
             if out and self._joins(out[-1], unit):
-                out[-1] = Chunk(out[-1].words + unit.words, out[-1].titled, self.lexicon.names.get(joined(out[-1].words + unit.words)))
+                out[-1] = Chunk(out[-1].words + unit.words, out[-1].titled, known_name(out[-1].words + unit.words, self.lexicon))
             else:
                 out.append(unit)
         return out
@@ -257,14 +284,14 @@ class Chunker:
         if link:
             if link in self.particles and not (left.known and len(left.words) > 1):
                 return not left.known or left.key in first
-            return any(w.key in self.places for w in left.words[:1])
+            return any(in_table(w, self.places) for w in left.words[:1])
         if right.known and right.known[0] == "country" and right.key not in last:
-            return any(w.key in self.places for w in left.words)
-        if left.known and (len(left.words) > 1 or left.key not in first) and right.words[0].key in first:
+            return any(in_table(w, self.places) for w in left.words)
+        if left.known and (len(left.words) > 1 or left.key not in first) and in_table(right.words[0], first):
             return False
         return True
 
-# %% ../nbs/05_cased.ipynb #669bbf45
+# %% ../nbs/05_cased.ipynb #b4e0d038
 TYPES = ("person", "location", "organization", "other")
 BROAD = {"country": 1, "city": 1, "region": 1, "location": 1, "person": 0, "organization": 2, "company": 2, "university": 2, "government agency": 2, "political party": 2, "sports team": 2}
 _HEAD_LABELS = (("event", "event"), ("university", "university"), ("agency", "government agency"), ("party", "political party"), ("team", "sports team"),
@@ -274,33 +301,31 @@ _HEAD_LABELS = (("event", "event"), ("university", "university"), ("agency", "go
 
 def head_label(chunk: Chunk, lexicon: Lexicon) -> tuple[str, float] | None:
     "The label that an organisation or place word in `chunk` gives it, with the confidence."
-    keys = [w.key for w in chunk.words]
-    if len(keys) > 1:
+    words = chunk.words
+    if len(words) > 1:
         for kind, label in _HEAD_LABELS:
-            if any(k in lexicon.kind(kind) for k in (keys[-1:] if kind.endswith("suffix") or kind == "event" else keys)):
+            table = lexicon.kind(kind)
+            if table and any(in_table(w, table) for w in (words[-1:] if kind.endswith("suffix") or kind == "event" else words)):
                 return label, 0.85
         for kind, label in (("region", "region"), ("place", "location")):
-            if keys[0] in lexicon.kind(kind) or keys[-1] in lexicon.kind(kind):
+            if in_table(words[0], lexicon.kind(kind)) or in_table(words[-1], lexicon.kind(kind)):
                 return label, 0.8
     return None
 
 
 def person_score(chunk: Chunk, lexicon: Lexicon) -> float:
     "How much the words look like a person's name, from the lists of first and last names."
-    keys = [w.key for w in chunk.words if w.key not in lexicon.kind("particle")]
-    if not keys or any(w.link and w.link not in lexicon.kind("particle") for w in chunk.words[1:]):
+    particles = lexicon.kind("particle")
+    words = [w for w in chunk.words if w.key not in particles]
+    if not words or len(words) > 4 or any(w.link and w.link not in particles for w in chunk.words[1:]):
         return 0.0
     first, last = lexicon.first, lexicon.last
-    if len(keys) == 1:
-        key = keys[0]
-        best = max(first.get(key, 0.0), last.get(key, 0.0) - 0.05)
-        return best * 0.75
-    if len(keys) > 4:
-        return 0.0
-    head, tail = first.get(keys[0], 0.0), max(last.get(keys[-1], 0.0), first.get(keys[-1], 0.0) - 0.1)
-    initial = any(len(k) == 2 and k.endswith(".") for k in keys)
-    swapped = last.get(keys[0], 0.0) and first.get(keys[-1], 0.0)
-    return 0.93 if head and tail else 0.85 if swapped else 0.85 if head or (initial and len(keys) < 4) else 0.6 if tail else 0.0
+    if len(words) == 1:
+        return 0.75 * max(of_table(words[0], first), of_table(words[0], last) - 0.05)
+    head, tail = of_table(words[0], first), max(of_table(words[-1], last), of_table(words[-1], first) - 0.1)
+    initial = any(len(w.key) == 2 and w.key.endswith(".") for w in words)
+    swapped = of_table(words[0], last) and of_table(words[-1], first)
+    return 0.93 if head and tail else 0.85 if swapped or head or (initial and len(words) < 4) else 0.6 if tail else 0.0
 
 
 def word_evidence(chunk: Chunk, lexicon: Lexicon) -> tuple[list[float], str]:
@@ -320,7 +345,8 @@ def word_evidence(chunk: Chunk, lexicon: Lexicon) -> tuple[list[float], str]:
         scores[0] *= 0.3
     return scores, label
 
-# %% ../nbs/05_cased.ipynb #56e01dda
+# %% ../nbs/05_cased.ipynb #18c4ce39
+_LOWER_PREFIX = re.compile(r"[a-z]{1,6}(?=[A-Z])|[A-Z](?=[A-Z][a-z])")
 _BEFORE, _AFTER = re.compile(r"[^\W_]+|[^\w\s]"), re.compile(r"\s*([^\W_]+|[^\w\s])(?:\s*([^\W_]+|[^\w\s]))?")
 
 
@@ -336,6 +362,8 @@ def around(text: str, chunk: Chunk) -> list[str]:
         features.append(f"pp:{before[0]} {before[1]}")
     if two:
         features.append(f"nn:{one} {two}")
+    if prefix := _LOWER_PREFIX.match(chunk.words[0].surface):
+        features += [f"x:{prefix.group().lower()}"] * 2
     if count == 1:
         features.append("shape:" + ("capitals" if surface.isupper() and len(surface) > 1 else "mixed" if not surface[1:].islower() else "word"))
     return features
@@ -390,12 +418,12 @@ def learn(texts: Iterable[str], lexicon: Lexicon, *, characters: int) -> Statist
             counts.context[feature] = [math.log(r / mean) for r in rates]
     for chunk, features, best in found:
         shares = context_evidence(features, counts.context, weight=CONTEXT_WEIGHT)
-        _hear(counts.heard, chunk.key, shares)
+        _hear(counts.heard, chunk.stem, shares)
         if best >= 0:
-            _vote(counts.votes, chunk.key, best, 1.0)
+            _vote(counts.votes, chunk.stem, best, 1.0)
         if len(chunk.words) > 1 and (best == 0 or (best < 0 and shares[0] > 0.75)):
-            _vote(counts.votes, chunk.words[-1].key, 0, 1.0 if best == 0 else 0.5)
-            _vote(counts.votes, chunk.words[0].key, 0, 0.4)
+            _vote(counts.votes, chunk.words[-1].stem, 0, 1.0 if best == 0 else 0.5)
+            _vote(counts.votes, chunk.words[0].stem, 0, 0.4)
     return counts
 
 

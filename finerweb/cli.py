@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'status',
            'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #620a1bb6
+# %% ../nbs/61_cli.ipynb #c0ae4b38
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,19 +15,19 @@ from typing import Annotated, Optional
 import typer
 import yaml
 
-from . import pipeline
+from . import graph, pipeline
 from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #66a418fc
-def change_profile(profile: "pipeline.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "pipeline.Profile":
+# %% ../nbs/61_cli.ipynb #79937beb
+def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
         profile.languages = [c.strip() for c in languages.split(",") if c.strip()]
         for student in profile.students:
             student.pop("languages", None)
-        kept = {pipeline.find_language(c).iso639_3 for c in profile.languages} if languages != "all" else set()
+        kept = {graph.find_language(c).iso639_3 for c in profile.languages} if languages != "all" else set()
         if kept:
             profile.benchmarks = [b for b in profile.benchmarks if not b["name"].startswith("sample-") or b["name"][7:] in kept]
     profile.source, profile.workers = source or profile.source, workers or profile.workers
@@ -36,15 +36,15 @@ def change_profile(profile: "pipeline.Profile", *, languages: str, source: str, 
         stage, dot, parameter = name.partition(".")
         if not (equals and dot):
             raise ValueError(f"--set {setting!r}: expected stage.parameter=value, for example 13_select.passages=100")
-        if stage not in pipeline.STAGES:
-            raise pipeline.unknown("stage", stage, list(pipeline.STAGES))
+        if stage not in graph.STAGES:
+            raise graph.unknown("stage", stage, list(graph.STAGES))
         try:
             profile.stages.setdefault(stage, {})[parameter] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
-    return pipeline.check_profile(profile)
+    return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #6b6204e5
+# %% ../nbs/61_cli.ipynb #5b07db8c
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {message}", err=True, fg="red")
@@ -65,19 +65,19 @@ def run(
 ) -> None:
     "Do what is not done of a profile's stages; a run that was stopped goes on where it was."
     try:
-        chosen = change_profile(pipeline.load_profile(profile), languages=languages, source=source, workers=workers, settings=settings or [])
+        chosen = change_profile(graph.load_profile(profile), languages=languages, source=source, workers=workers, settings=settings or [])
         only = [s.strip() for s in stages.split(",") if s.strip()]
         name = name or chosen.name
         if dry_run:
-            return show_plan(pipeline.wanted_tasks(pipeline.plan(chosen), only), home, name)
+            return show_plan(graph.wanted_tasks(graph.plan(chosen), only), home, name)
         failed = run_shown(chosen, home=home, run=name, stages=only)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         raise _stop(error) from None
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #378351fa
-def run_shown(profile: "pipeline.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
+# %% ../nbs/61_cli.ipynb #25d8f556
+def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -87,7 +87,7 @@ def run_shown(profile: "pipeline.Profile", *, home: str, run: str, stages: list[
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(run, total=None)
 
-        def report(state: str, task: "pipeline.PlannedTask", message: str) -> None:
+        def report(state: str, task: "graph.PlannedTask", message: str) -> None:
             if state == "start":
                 working[task.label] = None
             else:
@@ -122,7 +122,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #9bbd9b2a
+# %% ../nbs/61_cli.ipynb #84f4f44e
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -162,10 +162,10 @@ def show_plan(tasks: list, home: str, run: str) -> None:
     for stage in dict.fromkeys(t.stage for t in tasks):
         mine = [t for t in tasks if t.stage == stage]
         keys = ", ".join("/".join(t.key) for t in mine[:4]) + (", …" if len(mine) > 4 else "")
-        table.add_row(stage, str(len(mine)), str(sum(pipeline.up_to_date(t, home, run) for t in mine)), keys)
+        table.add_row(stage, str(len(mine)), str(sum(graph.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #e5645fbc
+# %% ../nbs/61_cli.ipynb #8d8b157d
 @app.command()
 def status(
     name: Annotated[str, typer.Option("--run", help="One run; all if not given.")] = "",
@@ -180,11 +180,11 @@ def status(
         raise _stop(f"no run {name!r} in {folder}; there is {', '.join(found) or 'none'}. Make one with: finerweb run demo")
     for run in [name] if name else found:
         try:
-            profile = pipeline.check_profile(pipeline.Profile(**yaml.safe_load((folder / run / "profile.yaml").read_text(encoding="utf-8"))))
-            tasks = pipeline.plan(profile)
+            profile = graph.check_profile(graph.Profile(**yaml.safe_load((folder / run / "profile.yaml").read_text(encoding="utf-8"))))
+            tasks = graph.plan(profile)
         except (ValueError, TypeError) as error:
             raise _stop(f"{folder / run / 'profile.yaml'}: {error}") from None
-        states = Counter((t.stage, "skip") for t in tasks if pipeline.up_to_date(t, home, run))
+        states = Counter((t.stage, "skip") for t in tasks if graph.up_to_date(t, home, run))
         console.print(f"\n[bold]{run}[/bold]: {sum(states.values())} of {len(tasks)} tasks up to date")
         show_states(console, tasks, states, home, run)
         show_scores(console, tasks, home, run)
@@ -203,7 +203,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
-
+# %% ../nbs/61_cli.ipynb #43a38862
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

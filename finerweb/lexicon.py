@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CASED', 'LISTED', 'name_key', 'word_list', 'locales', 'locale_of', 'script_pattern', 'cities', 'territories',
-           'person_names', 'calendar_words', 'Lexicon', 'lexicon']
+           'person_names', 'calendar_words', 'stemmer', 'stem_all', 'without_prefix', 'Lexicon', 'lexicon']
 
-# %% ../nbs/05_lexicon.ipynb #15934a6d
+# %% ../nbs/05_lexicon.ipynb #cdf4ad3f
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,12 @@ import yaml
 
 from .data import asset
 
-# %% ../nbs/05_lexicon.ipynb #5f547f05
+# %% ../nbs/05_lexicon.ipynb #146d78dd
 def name_key(text: str) -> str:
     "`text` as names are looked up: lower case, plain apostrophes, single spaces."
     return " ".join(text.lower().replace("’", "'").replace("ʼ", "'").replace("‑", "-").split())
 
-# %% ../nbs/05_lexicon.ipynb #8f970329
+# %% ../nbs/05_lexicon.ipynb #25bb9a07
 _SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml"}
 
 
@@ -57,7 +57,7 @@ def locale_of(language: str) -> dict[str, str]:
         raise ValueError(f"no offline teacher for {language!r}: assets/weak/locales.tsv has a row for each of {', '.join(locales())}; add one for a new language")
     return locales()[language]
 
-# %% ../nbs/05_lexicon.ipynb #9ac8878d
+# %% ../nbs/05_lexicon.ipynb #263ec3f7
 _RANGES = {
     "Latn": "A-Za-z\u00c0-\u024f\u1e00-\u1eff", "Cyrl": "\u0400-\u052f", "Grek": "\u0370-\u03ff\u1f00-\u1fff", "Armn": "\u0530-\u058f",
     "Arab": "\u0600-\u06ff\u0750-\u077f", "Hebr": "\u0590-\u05ff", "Ethi": "\u1200-\u139f", "Deva": "\u0900-\u097f", "Beng": "\u0980-\u09ff",
@@ -72,7 +72,7 @@ def script_pattern(script: str) -> re.Pattern:
     "Matches a name all of whose letters are in `script` (ISO 15924)."
     return re.compile(rf"[{_RANGES[script]}][{_RANGES[script]}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
 
-# %% ../nbs/05_lexicon.ipynb #8a00e9d3
+# %% ../nbs/05_lexicon.ipynb #b6d488b4
 def _population_score(population: int) -> float:
     return 0.9 if population >= 1_000_000 else 0.8 if population >= 200_000 else 0.65 if population >= 60_000 else 0.5
 
@@ -108,7 +108,7 @@ def territories(locale: str) -> dict[str, tuple[str, float]]:
             found.setdefault(part, (label, 0.93))
     return found
 
-# %% ../nbs/05_lexicon.ipynb #88115759
+# %% ../nbs/05_lexicon.ipynb #3dd61349
 @cache
 def _faker_names(locale: str) -> tuple[frozenset[str], frozenset[str]]:
     try:
@@ -149,7 +149,7 @@ def person_names(language: str) -> tuple[dict[str, float], dict[str, float]]:
         kinds[kind].update({name_key(n): 0.85 for n in words.get(name, ())})
     return kinds
 
-# %% ../nbs/05_lexicon.ipynb #93733c37
+# %% ../nbs/05_lexicon.ipynb #82cef8b4
 @cache
 def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     "(month names, weekday names) of `language`, longest first, from CLDR."
@@ -165,7 +165,48 @@ def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     kinds[1] |= {name_key(n) for n in extra.get("weekday", ())}
     return tuple(tuple(sorted(k, key=lambda n: (-len(n), n))) for k in kinds)
 
-# %% ../nbs/05_lexicon.ipynb #255ef655
+# %% ../nbs/05_lexicon.ipynb #528abd3a
+_PREFIX = re.compile(r"^(?:[a-z]{1,6}-?|[A-Z])(?=[A-Z][a-z'’])")
+_VOWELS = "aeiouyäöåõüáéíóúýàèìòùâêîôûãėęąįųūčаеєиіїоуюяйьъыэӣөүәαειηουωάέίήόύώ"
+
+
+@cache
+def stemmer(language: str) -> Callable[[str], str]:
+    "A function from a word (as look-up form) to its stem; words of languages without endings in their list stay as they are."
+    words = word_list(language)
+    endings = tuple(sorted(words.get("ending", ()), key=lambda e: (-len(e), e)))
+    changes = tuple(tuple(change.split(">")) for change in words.get("change", ()))
+    if not endings:
+        return str
+
+    @cache
+    def stem(word: str) -> str:
+        word = word.partition(":")[0]
+        for ending in endings:
+            if word.endswith(ending) and len(word) - len(ending) >= 3:
+                word = word[: -len(ending)]
+                break
+        while len(word) > 3 and word[-1] in _VOWELS:
+            word = word[:-1]
+        for old, new in changes:
+            if word.endswith(old) and len(word) > len(old) + 1:
+                word = word[: -len(old)] + new
+                break
+        return word
+
+    return stem
+
+
+def stem_all(name: str, stem: Callable[[str], str]) -> str:
+    "The stems of the words of a name."
+    return " ".join(stem(w) for w in name.split(" "))
+
+
+def without_prefix(surface: str) -> str:
+    "A Bantu word without the small prefix before its capital."
+    return _PREFIX.sub("", surface)
+
+# %% ../nbs/05_lexicon.ipynb #6640e586
 @dataclass(frozen=True)
 class Lexicon:
     "What is known of one language's names before a text is read."
@@ -176,6 +217,7 @@ class Lexicon:
     first: dict[str, float] = field(repr=False)
     last: dict[str, float] = field(repr=False)
     words: dict[str, frozenset[str]] = field(repr=False)
+    stem: Callable[[str], str] = field(repr=False, default=str)
 
     def kind(self, kind: str) -> frozenset[str]:
         "The words of one kind in the word list; empty if it has none."
@@ -220,4 +262,11 @@ def lexicon(language: str) -> Lexicon:
         if key not in names and key not in no_name:
             names[key] = (label, confidence)
     first, last = person_names(language)
-    return Lexicon(language, row["script"], names, first, last, words)
+    stem = stemmer(language)
+    if words.get("ending") or words.get("prefixed"):
+        # a table is asked for the word and then for its stem: both lie in it
+        words = {kind: listed if kind in ("ending", "change") else listed | {stem_all(w, stem) for w in listed} for kind, listed in words.items()}
+        for table in (first, last):
+            table |= {stem(name): score * 0.95 for name, score in table.items() if len(stem(name)) > 2} | table
+        names = {stem_all(n, stem): (label, score * 0.97) for n, (label, score) in reversed(names.items()) if len(stem_all(n, stem)) > 2} | names
+    return Lexicon(language, row["script"], names, first, last, words, stem)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['span_overlap', 'joined_label', 'join', 'merge_entities', 'agreement']
 
-# %% ../nbs/16_merge.ipynb #c0caca3d
+# %% ../nbs/16_merge.ipynb #b3cad93b
 from collections.abc import Callable
 
 from .data import Entity, broader
 
-# %% ../nbs/16_merge.ipynb #3d7d1d84
+# %% ../nbs/16_merge.ipynb #82af53f9
 def span_overlap(a: Entity, b: Entity) -> float:
     "Shared characters divided by those of the union, 0 to 1."
     shared = min(a.end, b.end) - max(a.start, b.start)
@@ -29,7 +29,7 @@ def join(a: Entity, b: Entity) -> Entity:
         first.start, first.end, joined_label(a.label, b.label), 1 - (1 - a.score) * (1 - b.score), tuple(sorted({*a.teachers, *b.teachers}))
     )  # fmt: skip
 
-# %% ../nbs/16_merge.ipynb #d9a12223
+# %% ../nbs/16_merge.ipynb #063e04bc
 def merge_entities(
     annotations: dict[str, list[Entity]],  # teacher -> its entities of one text
     *,
@@ -74,7 +74,7 @@ def _flat(entities: list[Entity], min_score: float) -> tuple[list[Entity], list[
     kept.sort(key=lambda e: e.start)
     return [e for e in kept if e.score >= min_score], [e for e in kept if e.score < min_score]
 
-# %% ../nbs/16_merge.ipynb #033f1dde
+# %% ../nbs/16_merge.ipynb #0ab1f24d
 def agreement(annotations: dict[str, list[Entity]], entities: list[Entity], *, min_score: float) -> dict[str, int]:
     "Counts for one text: annotations of each teacher, those that every teacher has exactly (offsets and label), and those whose span is kept."
     sets = {t: {(e.start, e.end, e.label) for e in said if e.score >= min_score} for t, said in annotations.items()}

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['value_patterns', 'values']
 
-# %% ../nbs/05_patterns.ipynb #89c1fdb7
+# %% ../nbs/05_patterns.ipynb #25122665
 import re
 from functools import cache
 
 from .data import Mention
 from .lexicon import calendar_words, word_list
 
-# %% ../nbs/05_patterns.ipynb #a5e34ef5
+# %% ../nbs/05_patterns.ipynb #9621b778
 _UNITS = "km²|km2|km/h|km|kg|mg|cm|mm|ml|ha|mph|mi|lbs?|ft|GB|MB|TB|KB|GHz|MHz|kW|MW|GW|kWh|mAh|°C|°F|℃|m²|m2|m³"
 _MONEY = r"[$€£¥₹₽₦₩₺₫฿₴₱៛₸₼₾֏₮৳]|(?:US|A|C|R|HK|NZ|S|K|T|U)\$|USD|EUR|GBP|KES|TZS|UGX|JPY|CNY|INR|RUB|ZAR|Rs\.?|Ksh\.?|Sh\.?|TSh\.?|R(?=\d)"
 _NUMBER = r"\d{1,3}(?:[.,\u00a0 ٬٫]\d{3}){1,4}(?:[.,]\d{1,2})?|\d{1,12}(?:[.,٫]\d{1,4})?"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RELEASED', 'released_row', 'sentences_of', 'set_statistics', 'variant_names', 'dataset_card']
 
-# %% ../nbs/20_publish.ipynb #2151a949
+# %% ../nbs/20_publish.ipynb #4fe3ee2a
 import html
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from itertools import product
 
 import pyarrow as pa
 
-# %% ../nbs/20_publish.ipynb #3f8c87c8
+# %% ../nbs/20_publish.ipynb #4e123920
 _CHAR_SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
 RELEASED = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("char_spans", pa.list_(_CHAR_SPAN)), ("tokens", pa.list_(pa.string())), ("token_spans", pa.list_(_CHAR_SPAN))]
@@ -31,13 +31,13 @@ def released_row(row: dict, labels: dict[str, str] | None, spans: list[tuple[int
             token_spans.append({"start": touched[0], "end": touched[-1] + 1, "label": name(e["label"])})
     return {"id": row["id"], "text": row["text"], "char_spans": char_spans, "tokens": [row["text"][a:b] for a, b in spans], "token_spans": token_spans}
 
-# %% ../nbs/20_publish.ipynb #54b4bf30
+# %% ../nbs/20_publish.ipynb #5c825c09
 def sentences_of(row: dict, cuts: list[tuple[str, int, int]]) -> list[dict]:
     "`row` as sentence rows; `cuts` are (id, start, end) in its text. Entities that lie in no sentence are left out."
     inside = lambda a, b: [{**e, "start": e["start"] - a, "end": e["end"] - a} for e in row["entities"] if a <= e["start"] and e["end"] <= b]
     return [{**row, "id": id, "text": row["text"][a:b], "entities": inside(a, b)} for id, a, b in cuts]
 
-# %% ../nbs/20_publish.ipynb #58bfd129
+# %% ../nbs/20_publish.ipynb #12132598
 def set_statistics(rows: list[dict], *, language: str, annotator: str) -> dict:
     "Passages, characters, annotations and types of one language's passages (the columns of the paper's Tables 3, 8 and 9)."
     n, types = max(1, len(rows)), [{e["label"] for e in r["entities"]} for r in rows]
@@ -48,7 +48,7 @@ def set_statistics(rows: list[dict], *, language: str, annotator: str) -> dict:
         "types": dict(sorted(Counter(e["label"] for r in rows for e in r["entities"]).items())),
     }  # fmt: skip
 
-# %% ../nbs/20_publish.ipynb #a8e06ccb
+# %% ../nbs/20_publish.ipynb #4bd02a84
 def variant_names(teachers: list[str]) -> list[tuple[str, str, str]]:
     "(annotator, label language, granularity) of every variant."
     return list(product([*teachers, "merged"], ("english", "target"), ("passages", "sentences")))

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'Document', 'checked', 'passage_row', 'source_files', 'local_documents', 'layout', 'streamed_documents',
            'documents', 'sample_documents', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #d97c58d0
+# %% ../nbs/08_source.ipynb #9d29f984
 import glob
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from .data import asset, storable
 from .languages import language as find_language
 
-# %% ../nbs/08_source.ipynb #e9483712
+# %% ../nbs/08_source.ipynb #3666af57
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page; with a `reason` it is one that cannot be used."
@@ -32,7 +32,7 @@ class Document:
     reason: str = ""
     detail: str = ""
 
-# %% ../nbs/08_source.ipynb #d2340765
+# %% ../nbs/08_source.ipynb #e437a30e
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 LONGEST = 1_000_000  # characters: a longer page is a dump, not a document
 
@@ -52,7 +52,7 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, storable(text[:1000]), url, "binary", f"{where}: {controls} control characters in {len(text)}")
     return Document(id, storable(text), url)
 
-# %% ../nbs/08_source.ipynb #452a0b53
+# %% ../nbs/08_source.ipynb #b19e4225
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -61,7 +61,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #c00b3fe0
+# %% ../nbs/08_source.ipynb #ee2773e0
 def source_files(source: str, language: str) -> list[Path]:
     "The files of `source` (a file, a folder, or a pattern) for `language`. Raises FileNotFoundError if there are none."
     known = find_language(language)
@@ -97,7 +97,7 @@ def _rows(path: Path, names: tuple[str, ...] = ("text", "id", "url", "language",
                 raise KeyError(f"{path} line 1 has no field 'text', only {', '.join(row)}; FineWeb-2's fields are {', '.join(names)}")
             yield f"{path.name}:{n}", row if isinstance(row, dict) else {"text": None}
 
-
+# %% ../nbs/08_source.ipynb #b790a33d
 def local_documents(files: list[Path], language: str) -> Iterator[Document]:
     "The documents of `language` in `files`. Raises ValueError naming the file if it has no text, or if no file can be read."
     known, broken = find_language(language), []
@@ -115,7 +115,7 @@ def local_documents(files: list[Path], language: str) -> Iterator[Document]:
                 raise ValueError(f"none of the {len(files)} files of the source can be read; the last is {path}: {error}") from error
             yield Document(str(path), "", reason="unreadable_file", detail=str(error)[:500])
 
-# %% ../nbs/08_source.ipynb #5c9bc0ad
+# %% ../nbs/08_source.ipynb #70fdcfb3
 def layout(language: str) -> tuple[str, str]:
     "(repository, files) of a language in FineWeb-2, or in FineWeb for English."
     known = find_language(language)
@@ -132,7 +132,7 @@ def streamed_documents(repository: str, files: str, *, skip: int = 0) -> Iterato
     for n, row in enumerate(rows.skip(skip), skip):
         yield checked(row, where=f"{repository}#{n}")
 
-# %% ../nbs/08_source.ipynb #355414fd
+# %% ../nbs/08_source.ipynb #b16bfba8
 def documents(source: str, language: str) -> Iterator[Document]:
     "The documents of `language` in `source`: 'sample', 'hub', files, or a folder in FineWeb-2's layout."
     if source == "hub":

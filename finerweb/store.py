@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
-           'is_done', 'Task', 'write_rows', 'read_rows', 'write_text']
+           'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #ee2e3b6d
+# %% ../nbs/02_store.ipynb #392306b2
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #3ac2dc55
+# %% ../nbs/02_store.ipynb #7d016ef4
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #8495f9d0
+# %% ../nbs/02_store.ipynb #a34086b3
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -79,7 +79,7 @@ def _reached(code: str) -> tuple[set[str], set[str]]:
 def _distributions() -> dict[str, list[str]]:
     return dict(metadata.packages_distributions())
 
-
+# %% ../nbs/02_store.ipynb #23b04988
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -108,7 +108,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #4d85102e
+# %% ../nbs/02_store.ipynb #50d4ad47
 def read_meta(folder: Path) -> dict | None:
     "`meta.json` of an output, or None where there is none or it is no JSON: then the output does not count."
     try:
@@ -130,11 +130,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #dfe3103b
+# %% ../nbs/02_store.ipynb #d9ace5ce
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-
+# %% ../nbs/02_store.ipynb #f54e39a4
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -192,24 +192,29 @@ class Task:
             return
         if dropped:
             write_rows(self._incoming / "dropped.parquet", [_dropped_row(d) for d in dropped], _DROPPED)
-        names = sorted(p.relative_to(self._incoming).as_posix() for p in self._incoming.rglob("*") if p.is_file())
-        files = {n: [(self._incoming / n).stat().st_size, _hash(self._incoming / n)] for n in names}
-        meta = {
-            "stage": self.stage, "key": list(self.key), "fingerprint": fingerprint(self.stage, self.key, self.parameters, self.inputs),
-            "output": hashlib.sha256(json.dumps(files).encode()).hexdigest(), "files": files, "rows": rows,
-            "dropped": dict(sorted(Counter(d["reason"] for d in dropped).items())), "counts": counts or {}, "parameters": self.parameters,
-            "inputs": self.inputs, **code_fingerprint(self.stage), "python": sys.version.split()[0], "seconds": round(time.time() - self._began, 2),
-        }  # fmt: skip
-        (self.folder / "meta.json").unlink(missing_ok=True)
-        for old in self.folder.iterdir():
-            if old.name not in (".incoming", "notebook.ipynb"):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        for new in sorted(self._incoming.iterdir()):
-            os.replace(new, self.folder / new.name)
-        self._incoming.rmdir()
-        write_text(self.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
+        reasons = dict(sorted(Counter(d["reason"] for d in dropped).items()))
+        made = {"rows": rows, "dropped": reasons, "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
+        meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
+        put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #6bdaa6a9
+# %% ../nbs/02_store.ipynb #ae6fbc6e
+def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
+    "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
+    names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
+    files = {n: [(incoming / n).stat().st_size, _hash(incoming / n)] for n in names}
+    output = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    made_from = fingerprint(meta["stage"], tuple(meta["key"]), meta["parameters"], meta["inputs"])
+    meta = {**meta, "fingerprint": made_from, "output": output, "files": files, **code_fingerprint(meta["stage"]), "python": sys.version.split()[0]}
+    (folder / "meta.json").unlink(missing_ok=True)
+    for old in folder.iterdir():
+        if old.name not in (".incoming", "notebook.ipynb", "kernel.log"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for new in sorted(incoming.iterdir()):
+        os.replace(new, folder / new.name)
+    incoming.rmdir()
+    write_text(folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
+
+
 def _dropped_row(row: dict) -> dict:
     "A dropped row as it is kept: who it was, why, and the beginning of its text."
     text = row.get("text")

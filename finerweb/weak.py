@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_CHARACTERS', 'by_lexicon', 'by_patterns', 'WeakTeacher', 'weak_teacher', 'rating']
 
-# %% ../nbs/05_weak.ipynb #993fec8f
+# %% ../nbs/05_weak.ipynb #c8bf539e
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .data import Mention, Passage, broader, storable
 from .lexicon import CASED, Lexicon, lexicon
 from .patterns import values
 
-# %% ../nbs/05_weak.ipynb #cfdd3056
+# %% ../nbs/05_weak.ipynb #b66e11a6
 RAW_CHARACTERS = 3_000_000  # of raw text that a teacher learns from: more costs start-up time and adds little
 _LABELS = ("person", "location", "organization", "other")
 
@@ -38,12 +38,12 @@ def _best(scores: list[float], label: str) -> tuple[str, float]:
 def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float]) -> tuple[str, float]:
     "(label, confidence) of a chunk from the words of the name and the votes of the raw text."
     scores, label = word_evidence(chunk, book)
-    votes = counts.votes.get(chunk.key)
+    votes = counts.votes.get(chunk.stem)
     if votes:
         total = sum(votes)
         for n in range(4):
             scores[n] = _noisy_or(scores[n], 0.8 * votes[n] / (total + 1.0))
-    if len(chunk.words) == 1 and chunk.key in persons:
+    if len(chunk.words) == 1 and chunk.stem in persons:
         scores[0] = _noisy_or(scores[0], 0.6)
     if len(chunk.words) == 1 and not label and _acronym(chunk):
         scores[2] = _noisy_or(scores[2], 0.25)
@@ -74,7 +74,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
     elif len(chunk.words) == 1 and _acronym(chunk):
         scores[2] = 0.3
     shares = context_evidence(features, counts.context, weight=CONTEXT_WEIGHT) if counts.context else [0.25] * 4
-    shares = heard_evidence(chunk.key, shares, counts.heard)
+    shares = heard_evidence(chunk.stem, shares, counts.heard)
     for n in range(4):
         scores[n] = _noisy_or(scores[n], max(0.0, shares[n] - 0.2) * 0.95)
     before = features[0][2:]
@@ -86,7 +86,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
             scores[n] = _noisy_or(scores[n], 0.35)
     if features[1][2:] in book.kind("after_person"):
         scores[0] = _noisy_or(scores[0], 0.3)
-    if len(chunk.words) == 1 and chunk.key in persons:
+    if len(chunk.words) == 1 and chunk.stem in persons:
         scores[0] = _noisy_or(scores[0], 0.5)
     label, score = _best(scores, label)
     return label, _damped(score * _capital(chunk, counts))
@@ -98,7 +98,7 @@ def _capital(chunk: Chunk, counts: Statistics) -> float:
         return 1.0
     return 0.4 + 0.6 * counts.capital(chunk.words[0].key)
 
-# %% ../nbs/05_weak.ipynb #3f4e0042
+# %% ../nbs/05_weak.ipynb #b94f52c6
 @dataclass
 class WeakTeacher:
     "An offline teacher of one language: `name`, `rate`, `annotate`."
@@ -131,7 +131,7 @@ class WeakTeacher:
         chunks = Chunker(self.lexicon, self.statistics).chunks(text)
         for chunk in chunks:
             if len(chunk.words) > 1 and (chunk.titled or word_evidence(chunk, self.lexicon)[0][0] > 0.7):
-                persons[chunk.words[-1].key] = 1.0
+                persons[chunk.words[-1].stem] = 1.0
         out = []
         for chunk in chunks:
             if self.name == "lexicon":
@@ -167,7 +167,7 @@ def weak_teacher(method: str, *, language: str, raw_text: Iterable[str]) -> Weak
         return WeakTeacher(method, language, book, learn(raw_text, book, characters=RAW_CHARACTERS))
     return WeakTeacher(method, language, book, Statistics(), caseless(book))
 
-# %% ../nbs/05_weak.ipynb #c363b773
+# %% ../nbs/05_weak.ipynb #a503ad8d
 _NOISE = re.compile(r"https?://|www\.|[|•»#{}<>=_~^\\]{1}|\.{4,}|!{2,}|\?{2,}")
 
 
