@@ -7,7 +7,7 @@ __all__ = ['Window', 'read_units', 'cut_windows', 'candidate_spans', 'strongest'
            'flat', 'SpanBinder', 'frame', 'collate', 'predict_spans', 'relation', 'choose_labels', 'Example',
            'make_examples', 'make_cells', 'make_edges', 'label_names', 'make_batches', 'train_binder', 'calibrate']
 
-# %% ../nbs/33_binder.ipynb #5b128024
+# %% ../nbs/33_binder.ipynb #68b939d8
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .encoder import CharEncoderConfig, CharTokenizer, load_encoder
 from .losses import bce_loss, focal_loss
 from .segment import graphemes
 
-# %% ../nbs/33_binder.ipynb #4aeb68ec
+# %% ../nbs/33_binder.ipynb #f058b02b
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans start in units `own`."
@@ -70,7 +70,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[W
             return cut
         begin += window - overlap
 
-# %% ../nbs/33_binder.ipynb #ca6a72b7
+# %% ../nbs/33_binder.ipynb #d4b9080b
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -86,7 +86,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/33_binder.ipynb #cff268fe
+# %% ../nbs/33_binder.ipynb #43d04167
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -155,7 +155,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/33_binder.ipynb #7ead5944
+# %% ../nbs/33_binder.ipynb #85c97fd6
 def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
     mask = units["attention_mask"].unsqueeze(-1)
     means = (encoder(input_ids=units["input_ids"], attention_mask=units["attention_mask"]).last_hidden_state * mask).sum(1)
@@ -185,7 +185,7 @@ def read_labels(model: "SpanBinder", labels: Sequence[str]) -> torch.Tensor:
     vectors = torch.stack([bags[s] if kept[s] is None else kept[s] for s in labels])
     return model.label(nn.functional.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5)
 
-# %% ../nbs/33_binder.ipynb #bafb771e
+# %% ../nbs/33_binder.ipynb #636189fb
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     taken, chosen = set(), []
@@ -246,7 +246,7 @@ class SpanBinder(SpanScorer):
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/33_binder.ipynb #c7f6abfd
+# %% ../nbs/33_binder.ipynb #4e3ffe7a
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -295,7 +295,7 @@ def predict_spans(model: SpanBinder, texts: Sequence[str], labels: Sequence[str]
                 found[window.text].append(Entity(window.offsets[first][0], window.offsets[last][1], labels[which[at]], best[at].item()))
     return found
 
-# %% ../nbs/33_binder.ipynb #aaea224f
+# %% ../nbs/33_binder.ipynb #14a64e55
 def relation(asked: str, label: str) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell."
     given = label.split(" / ")
@@ -311,7 +311,7 @@ def choose_labels(present: Iterable[str], known: Sequence[str], negatives: int, 
     others = [label for label in known if label not in asked]
     return sorted(asked) + chance.sample(others, min(negatives, len(others)))
 
-# %% ../nbs/33_binder.ipynb #bd40c4e5
+# %% ../nbs/33_binder.ipynb #beaf24b7
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, score) and `veiled` (first, last), in units."
@@ -375,7 +375,7 @@ def make_edges(examples: Sequence[Example], allowed: torch.Tensor) -> tuple[torc
             valid[b, i, 0] = valid[b, j, 1] = True
     return targets.to(allowed.device), valid.to(allowed.device)
 
-# %% ../nbs/33_binder.ipynb #d0dbea06
+# %% ../nbs/33_binder.ipynb #43ebfe55
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -439,7 +439,7 @@ def train_binder(
     model.eval()
     return curve, missed
 
-# %% ../nbs/33_binder.ipynb #96408831
+# %% ../nbs/33_binder.ipynb #74f97977
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "Sets and returns the threshold with the best micro F1 on `rows`, and that F1; leaves it alone (F1 0) where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})
@@ -453,7 +453,7 @@ def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progr
                 cells.append((e.score, right))
     cells.sort(reverse=True)
     best, right = (0.0, model.config.threshold), 0
-    for n, ((score, hit), (lower, _)) in enumerate(zip(cells, cells[1:] + [(0.0, False)], strict=True), start=1):
+    for n, ((score, hit), (lower, _)) in enumerate(zip(cells, [*cells[1:], (0.0, False)], strict=False), start=1):
         right += hit
         best = max(best, (2 * right / (n + total), (score + lower) / 2))
     model.config.threshold = best[1]

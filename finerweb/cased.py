@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BIG_VOCABULARY', 'AND', 'ORGANISATION', 'TYPES', 'BROAD', 'CONTEXT_WEIGHT', 'word_pattern', 'starts_sentence',
            'Statistics', 'Word', 'runs', 'Chunk', 'joined', 'in_table', 'of_table', 'known_name', 'Chunker',
-           'head_label', 'person_score', 'word_evidence', 'around', 'context_evidence', 'learn', 'heard_evidence',
-           'blocks']
+           'head_label', 'person_score', 'word_evidence', 'own_prefix', 'around', 'context_evidence', 'learn',
+           'heard_evidence', 'blocks']
 
-# %% ../nbs/05_cased.ipynb #d5328dab
+# %% ../nbs/05_cased.ipynb #d646d6d0
 import math
 import re
 import unicodedata
@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
+from .data import storable
 from .lexicon import Lexicon, name_key, without_prefix
 
-# %% ../nbs/05_cased.ipynb #14d74b7c
+# %% ../nbs/05_cased.ipynb #2147fba1
 @cache
 def _capitals() -> str:
     "Capital letters of the cased scripts as ranges for a regular expression."
@@ -36,7 +37,7 @@ def word_pattern(prefixed: bool = False) -> re.Pattern:
     first = rf"(?<![\w@#/]){before}[{up}]" if prefixed else rf"[{up}](?<![\w@#/].)"
     return re.compile(rf"{first}(?:\.(?:[{up}]\.)+|\.(?=[ \u00a0]?[{up}])|{letter}*(?:['’ʼ\-‑·&]{letter}+)*(?::[a-zäöå]{{1,5}}(?!\w))?)")
 
-# %% ../nbs/05_cased.ipynb #22017c34
+# %% ../nbs/05_cased.ipynb #ae1e9bab
 _LOWER = re.compile(r"[^\W\d_]+")
 _OPENING = " \t\u00a0\"'“”«„‘(*[-–—•·>|"
 _ENDS = ".!?…:;\n。|•·="
@@ -59,6 +60,7 @@ class Statistics:
 
     lower: Counter = field(default_factory=Counter)
     middle: Counter = field(default_factory=Counter)
+    lower_stems: Counter = field(default_factory=Counter)
     votes: dict[str, list[float]] = field(default_factory=dict)
     heard: dict[str, list[float]] = field(default_factory=dict)
     context: dict[str, list[float]] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Statistics:
         "Share of the uses of a word (lower case) inside a sentence that are capitalised; between 0 and 1, 0.5 where it was never seen."
         return (self.middle[word] + 0.5) / (self.middle[word] + self.lower[word] + 1.0)
 
-# %% ../nbs/05_cased.ipynb #49963338
+# %% ../nbs/05_cased.ipynb #54340dae
 @dataclass(slots=True)
 class Word:
     "A capitalised word: offsets, its look-up form, the particle that links it to the word before, and whether its capital is only due to its place."
@@ -121,10 +123,16 @@ def _line(text: str, start: int) -> tuple[int, int, bool]:
     capital = sum(not w[0].islower() for w in letters)
     return begin, end, len(letters) >= 4 and capital > 0.9 * len(letters)
 
-# %% ../nbs/05_cased.ipynb #4f97d06a
+# %% ../nbs/05_cased.ipynb #38d65dc6
+_HEAD_LABELS = (("event", "event"), ("university", "university"), ("agency", "government agency"), ("party", "political party"), ("team", "sports team"),
+                ("team_suffix", "sports team"), ("company", "company"),
+                ("company_suffix", "company"), ("org", "organization"))  # fmt: skip
 BIG_VOCABULARY = 100_000  # words of raw text: a word that was never small in so many is hardly a common word
 AND = frozenset("and & na e y et und och en ja i и і та и da a și un ir és og".split())
 ORGANISATION = ("agency", "university", "party", "team", "org", "company", "company_suffix", "team_suffix")
+
+
+_SMALL = re.compile(r" ((?!\d)[^\W_]{3,30})(?![\w])")
 
 
 @dataclass(slots=True)
@@ -134,6 +142,7 @@ class Chunk:
     words: list[Word]
     titled: bool = False
     known: tuple[str, float] | None = None
+    head: tuple[str, float] | None = None
 
     @property
     def start(self) -> int:
@@ -190,15 +199,40 @@ class Chunker:
         self.stop = lexicon.kind("stop") | lexicon.kind("function") | lexicon.kind("calendar")
         self.alone = self.heads | self.places | self.titles | self.areas | lexicon.kind("office") | lexicon.kind("event") | lexicon.kind("alone")
         self.vocabulary = sum(statistics.lower.values())
+        self.opening = lexicon.kind("opening")
+        # where heads are small and stand last; endings show such languages
+        tailing = [(k, label) for k, label in (("place", "location"), ("region", "region"), *_HEAD_LABELS) if not k.endswith("suffix")] if lexicon.kind("ending") else []
+        self.tails = {lexicon.stem(w): label for kind, label in tailing for w in sorted(lexicon.kind(kind)) if w.islower() and " " not in w}
         self.nations, self.offices = lexicon.kind("nation_names"), lexicon.kind("office")
 
     def chunks(self, text: str) -> list[Chunk]:
         "The chunks of `text`, in order."
-        return self.cut(runs(text, self.lexicon))
+        return self.cut(runs(text, self.lexicon), text)
 
-    def cut(self, found: list[list[Word]]) -> list[Chunk]:
-        "The chunks of runs."
-        return [c for run in found for part in self._names(run) for c in self._cut(part) if c.known or len(c.words) > 1 or (len(c.key) > 1 and not in_table(c.words[0], self.alone))]
+    def cut(self, found: list[list[Word]], text: str) -> list[Chunk]:
+        "The chunks of the runs of `text`."
+        chunks = [c for run in found for part in self._names(run) for c in self._cut(part)]
+        if self.tails or self.opening:
+            for chunk in chunks:
+                self._lengthen(chunk, text)
+        return [c for c in chunks if c.known or len(c.words) > 1 or (len(c.key) > 1 and not in_table(c.words[0], self.alone))]
+
+    def _lengthen(self, chunk: Chunk, text: str) -> None:
+        "Takes in the small words after a chunk: the rest of a known name, or an organisation or place word (*Helsingin yliopisto*)."
+        words, end = [], chunk.end
+        while len(words) < 4 and (match := _SMALL.match(text, end)):
+            key = name_key(match.group(1))
+            words.append(Word(match.start(1), match.end(1), key, self.lexicon.stem(key), match.group(1)))
+            end = match.end()
+            opens = in_table(chunk.words[0], self.opening)
+            if opens and (known := known_name(chunk.words + words, self.lexicon)):
+                chunk.words, chunk.known = chunk.words + words, known
+                return
+            if len(words) < 3 and not chunk.titled and (label := self.tails.get(words[-1].stem)):
+                chunk.words, chunk.known, chunk.head = chunk.words + words, None, (label, 0.8)
+                return
+            if not self.tails and not opens:
+                return
 
     def _is_name(self, word: Word, alone: bool) -> bool:
         key, counts = word.key, self.statistics
@@ -208,13 +242,18 @@ class Chunker:
         if not word.weak:
             return (middle + 1) * 8 >= low
         if low:
-            return middle * 2 > low or (key in self.titles and not alone)
-        return middle > 0 or not alone or self.vocabulary > BIG_VOCABULARY or any(in_table(word, table) for table in (self.lexicon.names, self.lexicon.first, self.lexicon.last))
+            known = self.lexicon.names.get(key)
+            return middle * (5 if known and known[1] > 0.84 else 2) > low or (key in self.titles and not alone)
+        if middle or any(key in table for table in (self.lexicon.names, self.lexicon.first, self.lexicon.last)):
+            return True
+        if counts.lower_stems[word.stem] > 1:
+            return False
+        return not alone or self.vocabulary > BIG_VOCABULARY
 
     def _names(self, run: list[Word]) -> list[list[Word]]:
         parts: list[list[Word]] = [[]]
         for n, word in enumerate(run):
-            if len(run) <= 12 and known_name(run[n:], self.lexicon) and not parts[-1]:
+            if 1 < len(run) - n <= 12 and known_name(run[n:], self.lexicon) and not parts[-1]:
                 return [*parts[:-1], run[n:]]
             if self._is_name(word, len(run) == 1):
                 parts[-1].append(word)
@@ -226,10 +265,15 @@ class Chunker:
         out, segment, titled, at = [], [], False, 0
         while at < len(words):
             size = next((k for k in (4, 3, 2, 1) if at + k <= len(words) and (joined(words[at : at + k]) in self.titles or joined(words[at : at + k], stems=True) in self.titles)), 0)
-            if size and not (segment and words[at].link and size == 1 and self._heads(segment)):
+            whole = next((k for k in (5, 4, 3, 2) if k > size > 0 and at + k <= len(words) and known_name(words[at : at + k], self.lexicon)), 0)
+            if whole:
+                segment += words[at : at + whole]
+                at += whole
+            elif size and not (segment and words[at].link and size == 1 and self._heads(segment)):
                 out += self._segment(segment, titled)
-                segment, titled = [], True
                 at += size
+                # "President of Kenya" says nothing of Kenya
+                segment, titled = [], at < len(words) and not words[at].link
             else:
                 segment.append(words[at])
                 at += 1
@@ -241,7 +285,7 @@ class Chunker:
     def _segment(self, words: list[Word], titled: bool) -> list[Chunk]:
         while words and in_table(words[0], self.nations) and len(words) > 1 and not self._heads(words) and not known_name(words, self.lexicon):
             words = words[1:]
-        while titled and len(words) > 1 and (words[0].link or words[0].key in self.offices) and words[0].key in self.offices:
+        while len(words) > 1 and (titled or words[0].link) and words[0].key in self.offices:
             words = words[1:]
         while len(words) > 1 and words[0].key in self.areas and words[1].link and not known_name(words, self.lexicon):
             words = words[1:]
@@ -282,7 +326,7 @@ class Chunker:
         if left.known and BROAD.get(left.known[0]) == 2 and len(right.words) > 0 and not link:
             return False
         if link:
-            if link in self.particles and not (left.known and len(left.words) > 1):
+            if link in self.particles and link not in AND and not (left.known and len(left.words) > 1):
                 return not left.known or left.key in first
             return any(in_table(w, self.places) for w in left.words[:1])
         if right.known and right.known[0] == "country" and right.key not in last:
@@ -291,17 +335,14 @@ class Chunker:
             return False
         return True
 
-# %% ../nbs/05_cased.ipynb #b4e0d038
+# %% ../nbs/05_cased.ipynb #3504d70a
 TYPES = ("person", "location", "organization", "other")
 BROAD = {"country": 1, "city": 1, "region": 1, "location": 1, "person": 0, "organization": 2, "company": 2, "university": 2, "government agency": 2, "political party": 2, "sports team": 2}
-_HEAD_LABELS = (("event", "event"), ("university", "university"), ("agency", "government agency"), ("party", "political party"), ("team", "sports team"),
-                ("team_suffix", "sports team"), ("company", "company"),
-                ("company_suffix", "company"), ("org", "organization"))  # fmt: skip
-
-
 def head_label(chunk: Chunk, lexicon: Lexicon) -> tuple[str, float] | None:
     "The label that an organisation or place word in `chunk` gives it, with the confidence."
     words = chunk.words
+    if chunk.head:
+        return chunk.head
     if len(words) > 1:
         for kind, label in _HEAD_LABELS:
             table = lexicon.kind(kind)
@@ -345,9 +386,15 @@ def word_evidence(chunk: Chunk, lexicon: Lexicon) -> tuple[list[float], str]:
         scores[0] *= 0.3
     return scores, label
 
-# %% ../nbs/05_cased.ipynb #18c4ce39
+# %% ../nbs/05_cased.ipynb #269dc557
 _LOWER_PREFIX = re.compile(r"[a-z]{1,6}(?=[A-Z])|[A-Z](?=[A-Z][a-z])")
 _BEFORE, _AFTER = re.compile(r"[^\W_]+|[^\w\s]"), re.compile(r"\s*([^\W_]+|[^\w\s])(?:\s*([^\W_]+|[^\w\s]))?")
+
+
+def own_prefix(surface: str) -> str:
+    "The Bantu prefix of a word in lower case (\"u\" of *uMandela*); empty if it has none."
+    prefix = _LOWER_PREFIX.match(surface)
+    return prefix.group().lower() if prefix else ""
 
 
 def around(text: str, chunk: Chunk) -> list[str]:
@@ -362,8 +409,8 @@ def around(text: str, chunk: Chunk) -> list[str]:
         features.append(f"pp:{before[0]} {before[1]}")
     if two:
         features.append(f"nn:{one} {two}")
-    if prefix := _LOWER_PREFIX.match(chunk.words[0].surface):
-        features += [f"x:{prefix.group().lower()}"] * 2
+    if prefix := own_prefix(chunk.words[0].surface):
+        features += [f"x:{prefix}"] * 2
     if count == 1:
         features.append("shape:" + ("capitals" if surface.isupper() and len(surface) > 1 else "mixed" if not surface[1:].islower() else "word"))
     return features
@@ -385,21 +432,23 @@ CONTEXT_WEIGHT = 0.7  # the features of a place overlap: their votes are damped
 
 
 def learn(texts: Iterable[str], lexicon: Lexicon, *, characters: int) -> Statistics:
-    "Statistics of the first `characters` of raw texts: capitals first, then the contexts of known names, then votes for unknown ones."
-    counts, kept, left = Statistics(), [], characters
-    for text in texts:
-        if left <= 0:
-            break
-        kept += blocks(text[:left])
-        left -= len(text)
+    """Statistics of raw texts: capitals first, then the contexts of known names, then votes for unknown ones.
+
+    Of more than `characters` only every second, third, ... text is read, and of one text no more than a tenth of them."""
+    texts = [storable(text[: characters // 10 + 1]) for text in texts]
+    texts = texts[:: max(1, math.ceil(sum(map(len, texts)) / characters))]
+    counts, kept = Statistics(), [block for text in texts for block in blocks(text)]
     all_runs = [runs(text, lexicon) for _, text in kept]
     for (_, text), found_runs in zip(kept, all_runs, strict=True):
         counts.lower.update(filter(str.islower, _LOWER.findall(text)))
         counts.middle.update(w.key for run in found_runs for w in run if not w.weak)
     chunker, seen = Chunker(lexicon, counts), defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
     totals, found = [1.0, 1.0, 1.0, 1.0], []
+    if lexicon.stem is not str:
+        for word, count in list(counts.lower.items()):
+            counts.lower_stems[lexicon.stem(word)] += count
     for (_, text), found_runs in zip(kept, all_runs, strict=True):
-        for chunk in chunker.cut(found_runs):
+        for chunk in chunker.cut(found_runs, text):
             scores, _ = word_evidence(chunk, lexicon)
             if chunk.titled:
                 scores[0] = max(scores[0], 0.85 if scores[1] < 0.8 else 0.0)

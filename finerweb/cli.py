@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'status',
            'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #c0ae4b38
+# %% ../nbs/61_cli.ipynb #c9b4dad8
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #79937beb
+# %% ../nbs/61_cli.ipynb #f556948a
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -44,7 +44,7 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #5b07db8c
+# %% ../nbs/61_cli.ipynb #869502dc
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {message}", err=True, fg="red")
@@ -76,7 +76,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #25d8f556
+# %% ../nbs/61_cli.ipynb #c7366331
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -96,7 +96,7 @@ def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str
                 progress.advance(bar)
             progress.update(bar, description=", ".join(working)[:50].ljust(50))
             if state == "fail":
-                progress.console.print(f"[red]failed[/red] {task.label}: {rich_escape(message.splitlines()[0][:300])}")
+                progress.console.print(f"[red]failed[/red] {task.label}: {rich_escape(message.splitlines()[0][:300])}", soft_wrap=True)
             elif state == "done" and not console.is_terminal:
                 progress.console.print(f"done {task.label}")
 
@@ -108,11 +108,11 @@ def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str
     show_states(console, tasks, states, home, run)
     show_scores(console, tasks, home, run)
     for label, message in failed.items():
-        console.print(f"[red]{label}[/red]: {rich_escape(message)}")
+        console.print(f"[red]{label}[/red]: {rich_escape(message)}", soft_wrap=True)
     if failed:
-        console.print(f"{len(failed)} of {len(tasks)} tasks are not done; what is done stays. Mend the cause and give the same command again.")
+        console.print(f"{len(failed)} of {len(tasks)} tasks are not done; what is done stays. Mend the cause and give the same command again.", soft_wrap=True)
     else:
-        console.print(f"All {len(tasks)} tasks are done. The run lies in {runs_folder(home) / run}")
+        console.print(f"All {len(tasks)} tasks are done. The run lies in {runs_folder(home) / run}", soft_wrap=True)
     return failed
 
 
@@ -122,7 +122,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #84f4f44e
+# %% ../nbs/61_cli.ipynb #4984b407
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -165,7 +165,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(graph.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #8d8b157d
+# %% ../nbs/61_cli.ipynb #829fef89
 @app.command()
 def status(
     name: Annotated[str, typer.Option("--run", help="One run; all if not given.")] = "",
@@ -203,7 +203,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #43a38862
+# %% ../nbs/61_cli.ipynb #dc797b61
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

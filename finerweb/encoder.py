@@ -7,7 +7,7 @@ __all__ = ['WINDOWS', 'UNTRAINED', 'CharTokenizer', 'hash_ngrams', 'CharEncoderC
            'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor',
            'score_passages']
 
-# %% ../nbs/06_encoder.ipynb #c682c395
+# %% ../nbs/06_encoder.ipynb #0ee6897e
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from .data import storable
 
-# %% ../nbs/06_encoder.ipynb #efad75cb
+# %% ../nbs/06_encoder.ipynb #56ce06d0
 class CharTokenizer(PreTrainedTokenizer):
     "Characters as tokens, code points as their ids; gives offsets; adds no special tokens."
 
@@ -72,7 +72,7 @@ class CharTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding({k: v[0] for k, v in batch.items()})
         return BatchEncoding(dict(batch), tensor_type=return_tensors)
 
-# %% ../nbs/06_encoder.ipynb #d7035d8f
+# %% ../nbs/06_encoder.ipynb #de784519
 WINDOWS = ((0, 0), (-1, 0), (0, 1), (-2, 0), (-1, 1), (0, 2), (-3, 0), (0, 3))
 
 
@@ -90,7 +90,7 @@ def hash_ngrams(ids: torch.Tensor, rows: int) -> torch.Tensor:
         hashed.append(value % rows)
     return torch.stack(hashed, dim=-1)
 
-# %% ../nbs/06_encoder.ipynb #bf524a20
+# %% ../nbs/06_encoder.ipynb #a5ec6d83
 class CharEncoderConfig(PreTrainedConfig):
     "Sizes of a CharEncoder; the defaults are those the encoder was measured with."
 
@@ -142,7 +142,7 @@ class CharEncoder(_Pretrained):
             x = x + self.dropout(nn.functional.glu(near, dim=1).transpose(1, 2))
         return BaseModelOutput(last_hidden_state=self.norm(x) * seen)
 
-# %% ../nbs/06_encoder.ipynb #4e427d87
+# %% ../nbs/06_encoder.ipynb #7debf15b
 class CharEncoderForSequenceClassification(_Pretrained):
     "A CharEncoder with a head for whole texts: regression where `num_labels` is 1, classes otherwise."
 
@@ -173,8 +173,8 @@ AutoTokenizer.register(CharEncoderConfig, tokenizer_class=CharTokenizer, exist_o
 AutoModel.register(CharEncoderConfig, CharEncoder, exist_ok=True)
 AutoModelForSequenceClassification.register(CharEncoderConfig, CharEncoderForSequenceClassification, exist_ok=True)
 
-# %% ../nbs/06_encoder.ipynb #b2bc6138
-UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": {"dilations": []}}  # name -> sizes that differ from the full ones
+# %% ../nbs/06_encoder.ipynb #cf73f345
+UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": {"dilations": [], "row_size": 16, "hidden_size": 64}}  # name -> sizes that differ from the full ones
 
 
 def encoder_path(name_or_path: str | Path) -> str:
@@ -209,7 +209,7 @@ def load_sequence_regressor(name_or_path: str | Path) -> tuple:
     model = _load(AutoModelForSequenceClassification.from_pretrained, name_or_path, num_labels=1, problem_type="regression")
     return _load(AutoTokenizer.from_pretrained, name_or_path), model
 
-# %% ../nbs/06_encoder.ipynb #4895096e
+# %% ../nbs/06_encoder.ipynb #c21a7417
 def score_passages(texts: list[str], tokenizer, model, *, batch: int, max_length: int) -> list[float]:
     "The regression model's score of each text, in order; only the first `max_length` units of a text are read."
     scores = [0.0] * len(texts)

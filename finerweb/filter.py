@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['targets', 'split', 'classes', 'filter_scores', 'train_filter']
 
-# %% ../nbs/12_filter.ipynb #2e8dbd6a
+# %% ../nbs/12_filter.ipynb #0cb339f8
 import hashlib
 from collections import defaultdict
 
-# %% ../nbs/12_filter.ipynb #c698bcd9
+# %% ../nbs/12_filter.ipynb #d783b9a6
 def targets(rated: list[list[dict]], *, task: str) -> list[dict]:
     "Rows with `target`, from one list of rated rows a teacher; a passage counts if every teacher rated it. Raises ValueError for an unknown task."
     if task not in ("binary", "multiclass"):
@@ -22,7 +22,7 @@ def targets(rated: list[list[dict]], *, task: str) -> list[dict]:
     means = {id: sum(s) / len(s) for id, s in scores.items() if len(s) == len(rated)}
     return [{**rows[id], "target": float(mean >= 3) if task == "binary" else mean} for id, mean in means.items()]
 
-# %% ../nbs/12_filter.ipynb #0b4297ab
+# %% ../nbs/12_filter.ipynb #8d53351b
 def split(rows: list[dict], *, validation: float, seed: int) -> tuple[list[dict], list[dict]]:
     "(training rows, validation rows); of each language the share `validation`, at least one where it has two."
     languages = defaultdict(list)
@@ -36,7 +36,7 @@ def split(rows: list[dict], *, validation: float, seed: int) -> tuple[list[dict]
         train += mine[n:]
     return train, held_out
 
-# %% ../nbs/12_filter.ipynb #7cff1cf5
+# %% ../nbs/12_filter.ipynb #c3460441
 def classes(predicted: list[float], *, task: str) -> list[int]:
     "Each prediction as the nearest class: 0 or 1, or 1 to 4; a half rounds up."
     low, high = (0, 1) if task == "binary" else (1, 4)
@@ -54,7 +54,7 @@ def filter_scores(expected: list[int], predicted: list[int]) -> dict:
     means = [sum(x) / len(labels) for x in zip(*columns, strict=True)] if labels else [0.0] * 3
     return dict(zip(("precision", "recall", "f1"), means, strict=True)) | {"passages": len(expected), "confusion": confusion}
 
-# %% ../nbs/12_filter.ipynb #98945ba2
+# %% ../nbs/12_filter.ipynb #27c4457c
 def train_filter(
     train: list[dict], held_out: list[dict], *, encoder: str, folder: str, learning_rate: float, batch: int, epochs: int,
     patience: int, max_length: int, seed: int,

@@ -1,9 +1,13 @@
 """Where the tests find things. They reach no model hub, and skip, with a reason, what needs data that is not there."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,3 +29,59 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs real data: set FINERWEB_TEST_DATA to a folder with ner/ and web/")
     return folder
+
+
+SMALL = {
+    "languages": ["eng", "swh"],
+    "workers": 2,
+    "teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}],
+    "students": [{"name": "tiny", "encoder": "char", "languages": ["swh"], "steps": 4, "batch": 4, "size": 16, "window": 128}],
+    "benchmarks": [{"name": "sample-swh"}],
+    "stages": {
+        "10_corpus": {"documents": 6},
+        "12_filter": {"epochs": 1, "batch": 8, "max_length": 200},
+        "13_select": {"passages": 4, "threshold": -9.0, "max_length": 200},
+        "35_evaluate": {"resamples": 20},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    "The environment of a command: a home folder of its own, this checkout's code, wide lines."
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINERWEB_", "HF_", "XDG_", "PYTEST_"))}
+    mine = {"HOME": str(tmp_path_factory.mktemp("user")), "PYTHONPATH": str(ROOT), "COLUMNS": "500", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    return kept | mine
+
+
+@pytest.fixture(scope="session")
+def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
+    "`finerweb(cwd, *words)`: the command line in a process of its own, in the folder `cwd`."
+
+    def call(cwd: Path, *words: object, text: str | None = None) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "finerweb", *map(str, words)]
+        return subprocess.run(command, cwd=cwd, env=environment, input=text, capture_output=True, encoding="utf-8", timeout=1200)
+
+    return call
+
+
+def write_profile(folder: Path, name: str = "small", **changes: object) -> Path:
+    "SMALL with `changes`, as a file."
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def profile_file() -> Callable[..., Path]:
+    "`profile_file(folder, name, **changes)`: the small profile with changes, as a file."
+    return write_profile
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, finerweb) -> tuple[Path, subprocess.CompletedProcess]:
+    "(a folder, what the command said): the small run, two workers, from the sample to the student's score, in `runs/small` of the folder. Nobody writes into it."
+    folder = tmp_path_factory.mktemp("finished")
+    said = finerweb(folder, "run", write_profile(folder), "--stages", "19_judge,20_publish,35_evaluate")
+    assert said.returncode == 0, said.stdout + said.stderr
+    return folder, said
