@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['spans_of_tags', 'join_tokens', 'known_benchmarks', 'label_words', 'Benchmark', 'benchmark_entry', 'read_benchmark',
-           'find_leaks']
+           'benchmarks_fingerprint', 'find_leaks']
 
-# %% ../nbs/30_benchmarks.ipynb #798f3109
+# %% ../nbs/30_benchmarks.ipynb #6e95042c
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import yaml
 from .data import Entity, Passage, asset, check_entities, storable
 from .languages import languages
 
-# %% ../nbs/30_benchmarks.ipynb #41644a01
+# %% ../nbs/30_benchmarks.ipynb #2ca237a7
 def spans_of_tags(tags: Sequence[str]) -> tuple[list[tuple[int, int, str]], int]:
     "The half-open token spans with their labels, and how many beginnings were repaired. Raises ValueError for what is no tag."
     spans, repaired, first, said = [], 0, None, ""
@@ -42,7 +43,7 @@ def spans_of_tags(tags: Sequence[str]) -> tuple[list[tuple[int, int, str]], int]
             first = None
     return spans, repaired
 
-# %% ../nbs/30_benchmarks.ipynb #f94c2da2
+# %% ../nbs/30_benchmarks.ipynb #56ceac86
 _UNSPACED = ("Thai", "Laoo", "Khmr", "Mymr", "Hani", "Hans", "Hant", "Jpan")
 _CLOSING = set(".,;:!?%)]}»”’…،؛؟।॥։።፣") | {"''"}
 _OPENING = set("([{«“‘„¿¡$£€") | {"``"}
@@ -72,7 +73,7 @@ def _spaced_gaps(tokens: Sequence[str]) -> list[str]:
         glue = opening or (token == "." and before[-1:].isdigit() and after[:1].isdigit())
     return gaps
 
-# %% ../nbs/30_benchmarks.ipynb #ef293810
+# %% ../nbs/30_benchmarks.ipynb #34f88f86
 def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -> tuple[str, list[tuple[int, int]]]:
     "The text, and each token's half-open offsets in it (empty for a blank token); `verbatim` for tokens that hold their spaces."
     tokens = [storable(t) if verbatim else storable(t).strip() for t in tokens]
@@ -91,7 +92,7 @@ def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -
         pieces += [gap, token]
     return "".join(pieces), offsets
 
-# %% ../nbs/30_benchmarks.ipynb #7aa52c44
+# %% ../nbs/30_benchmarks.ipynb #c98607d0
 @cache
 def _registry() -> dict:
     return yaml.safe_load(asset("benchmarks.yaml").read_text(encoding="utf-8"))
@@ -107,7 +108,7 @@ def label_words(label: str, labels: dict[str, str]) -> str:
     words = labels.get(label) or _registry()["common"].get(label.upper())
     return words or " ".join(re.sub(r"([a-z])([A-Z])", r"\1 \2", re.sub(r"[\W_]+", " ", label)).lower().split()) or label
 
-# %% ../nbs/30_benchmarks.ipynb #4acae04f
+# %% ../nbs/30_benchmarks.ipynb #fa594345
 def _tagged(row: dict, blank: Sequence[str], script: str, verbatim: bool) -> tuple[str, list[tuple[int, int, str]], int]:
     tokens, tags = row["tokens"], row.get("ner_tags")
     for name, cells in (("tokens", tokens), ("ner_tags", tags)):
@@ -145,7 +146,7 @@ def _passage(row: dict, id: str, entry: dict, verbatim: bool) -> tuple[Passage, 
     found = sorted((a, b, label_words(label, entry["labels"])) for a, b, label in spans)
     return Passage(id, text, entry["language"], entry["script"], tuple(Entity(*span) for span in found)), repaired
 
-# %% ../nbs/30_benchmarks.ipynb #33151394
+# %% ../nbs/30_benchmarks.ipynb #83b4b64b
 def _lines(path: Path) -> Iterator[tuple[int, object]]:
     "(line number, parsed line), or (line number, ValueError) for what cannot be parsed."
     with open(path, "rb") as probe:
@@ -176,7 +177,7 @@ class Benchmark:
         "The labels that stand in the gold, in order."
         return sorted({e.label for p in self.passages for e in p.entities})
 
-# %% ../nbs/30_benchmarks.ipynb #9e42ef7c
+# %% ../nbs/30_benchmarks.ipynb #37bc7963
 _FIELDS = {"name": str, "path": str, "language": str, "split": str, "labels": dict, "script": str, "blank": list, "set": str}
 
 
@@ -215,7 +216,7 @@ def _find(entry: dict) -> Path:
     names = ", ".join(str(t.relative_to(found)) for t in tried)
     raise FileNotFoundError(f"benchmark {entry['name']!r}: no data; expected {found} to be a file or to hold one of {names}")
 
-# %% ../nbs/30_benchmarks.ipynb #3bd20b4e
+# %% ../nbs/30_benchmarks.ipynb #1c5e1142
 def read_benchmark(entry: dict) -> Benchmark:
     "The test set of an entry. Raises FileNotFoundError where there is no file, ValueError for a wrong entry or a file without one good line."
     entry = benchmark_entry(entry)
@@ -237,7 +238,16 @@ def read_benchmark(entry: dict) -> Benchmark:
         raise ValueError(f"benchmark {name!r}: {path} has no line that can be read; {dropped[0]['detail'] if dropped else 'it is empty'}")
     return Benchmark(name, path, passages, dropped, repaired)
 
-# %% ../nbs/30_benchmarks.ipynb #8e77b1f6
+# %% ../nbs/30_benchmarks.ipynb #0b9611cb
+def benchmarks_fingerprint(benchmarks: Sequence[dict]) -> str:
+    "A hash of the names, contents and sizes of the test sets' files."
+    hashed = []
+    for entry in benchmarks:
+        path = _find(benchmark_entry(entry))
+        hashed.append(f"{entry['name']} {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return hashlib.sha256("\n".join(hashed).encode()).hexdigest()[:32]
+
+# %% ../nbs/30_benchmarks.ipynb #cc456f8e
 def find_leaks(train_texts: Iterator[str] | Sequence[str], test_texts: Sequence[str]) -> list[int]:
     "The positions of those test texts that are also training texts, but for spaces and Unicode compatibility forms."
 

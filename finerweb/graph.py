@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
            'PlannedTask', 'plan', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #ba422a41
+# %% ../nbs/60_graph.ipynb #ddb82716
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -16,16 +16,17 @@ from pathlib import Path
 
 import yaml
 
+from .benchmarks import benchmarks_fingerprint
 from .data import asset
 from .languages import language as find_language
 from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #63afc58e
+# %% ../nbs/60_graph.ipynb #aabd6252
 @dataclass(frozen=True, slots=True)
 class Stage:
-    "A stage notebook: its name, what it is run for one by one, and the stages (or the source) it reads."
+    "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
     name: str
     scope: tuple[str, ...]
     needs: tuple[str, ...]
@@ -45,7 +46,7 @@ STAGES = {
         Stage("18_sentences", ("language",), ("16_merge",)),
         Stage("19_judge", ("language",), ("15_align", "16_merge")),
         Stage("20_publish", (), ("15_align", "16_merge", "17_translate", "18_sentences")),
-        Stage("30_benchmarks", (), ()),
+        Stage("30_benchmarks", (), ("benchmarks",)),
         Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
         Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder")),
         Stage("50_figures", (), ("10_corpus", "12_filter", "13_select", "14_annotate", "15_align", "16_merge", "19_judge", "35_evaluate")),
@@ -53,7 +54,7 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #847876e0
+# %% ../nbs/60_graph.ipynb #daee7885
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `stages` maps a stage to the parameters that differ from its notebook's."
@@ -93,7 +94,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #438ed180
+# %% ../nbs/60_graph.ipynb #8850c110
 def check_profile(profile: Profile) -> Profile:
     "`profile` with its languages as ISO codes in order. Raises ValueError for an unknown language, stage, teacher or student field."
     if profile.languages == ["all"]:
@@ -112,7 +113,7 @@ def check_profile(profile: Profile) -> Profile:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
     return profile
 
-# %% ../nbs/60_graph.ipynb #1485c612
+# %% ../nbs/60_graph.ipynb #e4adbb1c
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -141,7 +142,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #d2bff943
+# %% ../nbs/60_graph.ipynb #6bb04e5e
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -164,7 +165,7 @@ def _axes(profile: Profile) -> dict[str, dict[str, object]]:
         "student": named(profile.students), "benchmark": named(profile.benchmarks),
     }  # fmt: skip
 
-# %% ../nbs/60_graph.ipynb #16a5cf38
+# %% ../nbs/60_graph.ipynb #f7f777ad
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -195,20 +196,22 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     languages = values.get("languages") or student.get("languages") or list(axes["language"])
     out = []
     for need in stage.needs:
-        if need == "source":
+        if need not in STAGES:
             out.append((need, ()))
         else:
             every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
             out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
     return tuple(out)
 
-# %% ../nbs/60_graph.ipynb #4712a7e2
+# %% ../nbs/60_graph.ipynb #f6ecd8cd
 def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None:
     "Each input of `task` with the hash of its content, or None if one is not there yet."
     inputs = {}
     for need, key in task.needs:
         if need == "source":
             inputs[need] = source_fingerprint(task.parameters["source"], *task.key)
+        elif need == "benchmarks":
+            inputs[need] = benchmarks_fingerprint(task.parameters["benchmarks"])
         elif meta := read_meta(output_folder(home, run, need, key)):
             inputs["/".join((need, *key))] = meta["output"]
         else:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['execute_task', 'run_tasks', 'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #0df43f3b
+# %% ../nbs/60_pipeline.ipynb #21b73649
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from .graph import PlannedTask, Profile, plan, task_inputs, up_to_date, wanted_t
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
 
-# %% ../nbs/60_pipeline.ipynb #92eea8d0
+# %% ../nbs/60_pipeline.ipynb #9814e91a
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,7 +64,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #502fc175
+# %% ../nbs/60_pipeline.ipynb #1abc0a1e
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -81,11 +81,17 @@ def run_tasks(
             if any(need in left or need in running.values() for need in task.needs):
                 continue
             del left[name]
-            if lacking := [need for need in task.needs if need in bad]:
+            lacking = next((need for need in task.needs if need in bad), None)
+            error = f"not begun: needs {' '.join([lacking[0], '/'.join(lacking[1])]).strip()}, which failed" if lacking else ""
+            try:
+                done = not error and up_to_date(task, home, run)
+            except (ValueError, OSError) as raised:  # a source or a test set that is not there
+                error = f"{type(raised).__name__}: {raised}"
+            if error:
                 bad.add(name)
-                failed[task.label] = f"not begun: needs {' '.join([lacking[0][0], '/'.join(lacking[0][1])]).strip()}, which failed"
-                report("fail", task, failed[task.label])
-            elif up_to_date(task, home, run):
+                failed[task.label] = error
+                report("fail", task, error)
+            elif done:
                 report("skip", task, "")
             else:
                 report("start", task, "")
@@ -111,13 +117,13 @@ def run_tasks(
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
-# %% ../nbs/60_pipeline.ipynb #d7be7f1a
+# %% ../nbs/60_pipeline.ipynb #38b35522
 def _outcome(future: Future) -> str:
     "What `execute_task` said, or why its process could not."
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #f851b9bd
+# %% ../nbs/60_pipeline.ipynb #34900df2
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['rate_passages']
 
-# %% ../nbs/11_rate.ipynb #68a62d9a
+# %% ../nbs/11_rate.ipynb #23c7a813
 from .data import Passage
 from .teachers import WeakTeacher
 
-# %% ../nbs/11_rate.ipynb #3a183db4
+# %% ../nbs/11_rate.ipynb #5c029742
 def rate_passages(teacher: WeakTeacher, rows: list[dict]) -> tuple[list[dict], list[dict]]:
     "(rows with `score` and `justification`, rows put aside with `reason`), both in the order of `rows`."
     rated, dropped = [], []

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_CHARACTERS', 'by_lexicon', 'by_patterns', 'WeakTeacher', 'weak_teacher', 'quality', 'rating']
 
-# %% ../nbs/05_weak.ipynb #d43f0d79
+# %% ../nbs/05_weak.ipynb #13622e6d
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .data import Mention, Passage, broader, storable
 from .lexicon import CASED, Lexicon, lexicon
 from .patterns import quoted_names, values
 
-# %% ../nbs/05_weak.ipynb #9b75646c
+# %% ../nbs/05_weak.ipynb #5d6e3ab9
 RAW_CHARACTERS = 2_000_000  # of raw text that a teacher learns from: more costs start-up time and adds little
 _LABELS = ("person", "location", "organization", "other")
 
@@ -109,7 +109,7 @@ def _capital(chunk: Chunk, counts: Statistics) -> float:
         return 1.0
     return 0.4 + 0.6 * counts.capital(chunk.words[0].key)
 
-# %% ../nbs/05_weak.ipynb #243e843a
+# %% ../nbs/05_weak.ipynb #6c7e76a5
 @dataclass
 class WeakTeacher:
     "An offline teacher of one language: `name`, `rate`, `annotate`."
@@ -159,7 +159,7 @@ class WeakTeacher:
         return out
 
     def _known(self, text: str) -> list[tuple[int, int, str, float]]:
-        weight = 1.0 if self.name == "lexicon" else 0.5
+        weight = 1.0 if self.name == "lexicon" else 0.7
         return [(f.start, f.end, f.label, f.score * weight) for f in self.caseless.find(text)]
 
 
@@ -183,9 +183,19 @@ def weak_teacher(method: str, *, language: str, raw_text: Iterable[str]) -> Weak
         return WeakTeacher(method, language, book, learn(raw_text, book, characters=RAW_CHARACTERS))
     return WeakTeacher(method, language, book, Statistics(), caseless(book))
 
-# %% ../nbs/05_weak.ipynb #39da77c9
+# %% ../nbs/05_weak.ipynb #de6a42a6
 _NOISE = re.compile(r"https?://\S*|www\.\S*|[@#]\w+|[|•»#{}<>=_~^\\*►▶★●©®]|\.{4,}|[!?]{2,}|[\U0001f300-\U0001faff]|[:;]-?[()DPp](?!\w)|\d{7,}")
-_SENTENCE_END = re.compile("[.!?…。！？।॥؟۔።၊။៖។ฯ][\"'”’»)\\]]*$")
+_FULL_STOPS = ".!?…।॥؟۔።;"
+_STRETCH = re.compile(rf"[^{_FULL_STOPS}]+(?:[{_FULL_STOPS}]+(?=[^\s\d])[^{_FULL_STOPS}]+)*[{_FULL_STOPS}]*")
+
+
+def _reads(stretch: str, dense: bool) -> bool:
+    "Whether a stretch between full stops reads like a sentence: neither a scrap, nor a menu, nor a list of names."
+    if dense:
+        return len(stretch) >= 40
+    words = stretch.split()
+    capital = sum(w[:1].isupper() for w in words)
+    return 5 <= len(words) <= 80 and capital <= max(2, 0.5 * len(words)) and (len(stretch) >= 60 or stretch.rstrip("\"'”’»)")[-1:] in _FULL_STOPS)
 
 
 def quality(text: str) -> tuple[float, float]:
@@ -193,8 +203,7 @@ def quality(text: str) -> tuple[float, float]:
     lines = [line.strip() for line in text[:20_000].split("\n") if line.strip()]
     length = max(1, sum(map(len, lines)))
     dense = sum("\u0e00" <= c <= "\u109f" or "\u1780" <= c <= "\u17ff" or "\u3040" <= c <= "\ud7a3" for c in text[:1000]) > 300
-    whole = 40 if dense else 90
-    context = sum(len(x) for x in lines if len(x) >= whole or (len(x) >= whole // 2 and _SENTENCE_END.search(x))) / length
+    context = sum(len(x) for line in lines for x in ([line] if dense else _STRETCH.findall(line)) if _reads(x, dense)) / length
     repeated = sum(len(x) for x in lines) - sum(len(x) for x in set(lines))
     letters = [c for c in text[:5000] if c.isalpha()]
     shouting = sum(c.isupper() for c in letters) / max(1, len(letters))

@@ -1,0 +1,325 @@
+"""What is wrong with words, profiles, sources, disks and folders is said clearly; nothing finished is lost, and the exit code tells."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finerweb.cli import app
+from finerweb.data import asset
+from typer.testing import CliRunner
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+
+def sample(language: str) -> list[dict]:
+    return [json.loads(line) for line in (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, rows: list[dict | str | bytes]) -> Path:
+    "Rows as JSONL; what is no dict is a line as it is."
+    lines = [r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def wrong(tmp_path, monkeypatch, profile_file):
+    "`wrong(*words)`: the one line on stderr of a command that must end with exit code 2 and write nothing; `small.yaml` lies there."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FINERWEB_HOME", raising=False)
+    profile_file(tmp_path)
+
+    def call(*words: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        said = CliRunner().invoke(app, [str(w) for w in words])
+        assert said.exception is None or isinstance(said.exception, SystemExit), repr(said.exception)
+        assert said.exit_code == WRONG, said.output
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        assert said.stderr.startswith("finerweb: ") and said.stderr.count("\n") == 1
+        return said.stderr
+
+    return call
+
+
+# --- wrong words
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("dmeo",), "profile 'dmeo' is not known; did you mean demo?"),
+        (("nothing.yaml",), "profile 'nothing.yaml' is not known"),
+        (("demo", "--languages", "swa"), "swa"),
+        (("demo", "--languages", "swahili"), "did you mean swh"),
+        (("demo", "--languages", "eng,xx"), "xx"),
+        (("demo", "--stages", "12_fliter"), "stage '12_fliter' is not known; did you mean 12_filter?"),
+        (("demo", "--stages", "zzz"), "there is 10_corpus, 11_rate"),
+        (("demo", "--set", "13_select.treshold=0.5"), "parameter of 13_select 'treshold' is not known; did you mean threshold?"),
+        (("demo", "--set", "13_selct.threshold=0.5"), "did you mean 13_select?"),
+        (("demo", "--set", "13_select.passages=many"), "13_select.passages must be int, found 'many' (str)"),
+        (("demo", "--set", "13_select.passages=2.5"), "13_select.passages must be int, found 2.5 (float)"),
+        (("demo", "--set", "13_select.passages=true"), "13_select.passages must be int, found True (bool)"),
+        (("demo", "--set", "13_select.passages="), "13_select.passages must be int, found None"),
+        (("demo", "--set", "13_select.skip_rated=1"), "13_select.skip_rated must be bool, found 1 (int)"),
+        (("demo", "--set", "13_select.passages"), "expected stage.parameter=value"),
+        (("demo", "--set", "passages=3"), "expected stage.parameter=value"),
+        (("demo", "--set", "13_select.passages=[1"), "no YAML"),
+        (("demo", "--set", "10_corpus.home=elsewhere"), "10_corpus.home"),
+        (("demo", "--set", "10_corpus.run=elsewhere"), "10_corpus.run"),
+        (("demo", "--set", "10_corpus.language=swh"), "10_corpus.language"),
+        (("small.yaml", "--set", "33_binder.student=other"), "33_binder.student"),
+        (("demo", "--run", "../outside"), "'../outside' cannot name a folder"),
+        (("demo", "--run", ".."), "'..' cannot name a folder"),
+        (("demo", "--run", "/etc"), "'/etc' cannot name a folder"),
+        (("demo", "--run", "a b"), "'a b' cannot name a folder"),
+        (("demo", "--source", "nowhere/*.parquet"), "source 'nowhere/*.parquet': no file ends in .parquet"),
+        (("demo", "--source", "."), "no file ends in .parquet"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_is_done(wrong, words, expected):
+    assert expected in wrong("run", *words)
+
+
+def test_wrong_words_have_exit_code_2_in_a_process_too(finerweb, tmp_path):
+    for words, expected in (
+        (("run", "demo", "--languages", "xyz"), "xyz"), (("run", "demo", "--nothing"), "No such option"), (("run", "demo", "--workers", "two"), "two"),
+        (("predict", "nowhere", "--labels", "person", "text"), "no student in 'nowhere'"), (("status",), "no run"),
+    ):  # fmt: skip
+        said = finerweb(tmp_path, *words)
+        assert said.returncode == WRONG and expected in said.stderr and "Traceback" not in said.stderr, said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"langauges": ["eng"]}, "field 'langauges' is not known; did you mean languages?"),
+        ({"languages": []}, "has no languages"),
+        ({"languages": "eng"}, "languages"),
+        ({"languages": [5]}, "languages"),
+        ({"languages": None}, "languages"),
+        ({"workers": "two"}, "workers"),
+        ({"workers": 0}, "workers"),
+        ({"source": 5}, "source"),
+        ({"offline": "yes"}, "offline"),
+        ({"stages": ["10_corpus"]}, "stages"),
+        ({"stages": {"10_corpus": 5}}, "10_corpus"),
+        ({"stages": {"10_corpsu": {}}}, "did you mean 10_corpus?"),
+        ({"stages": {"13_select": {"passages": [4]}}}, "13_select.passages must be int, found [4] (list)"),
+        ({"teachers": "lexicon"}, "teachers"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}]}, "two or more"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}] * 2}, "a name of its own"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"kind": "weak"}]}, "needs a name"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "oracle", "kind": "divine"}]}, "is of kind 'divine'"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "../../etc", "kind": "weak", "method": "patterns"}]}, "'../../etc' cannot name a folder"),
+        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": 5, "kind": "weak", "method": "patterns"}]}, "name"),
+        ({"students": [{"name": "../x", "encoder": "char", "languages": ["swh"]}]}, "'../x' cannot name a folder"),
+        ({"students": [{"name": "x", "encoder": "char", "languages": ["swh"], "stesp": 3}]}, "did you mean steps?"),
+        ({"students": [{"name": "x", "encoder": "char", "languages": ["tha"]}]}, "tha"),
+        ({"benchmarks": [{"name": "a/b"}]}, "'a/b' cannot name a folder"),
+    ],
+)
+def test_a_wrong_profile_is_refused_before_anything_is_done(wrong, tmp_path, profile_file, changes, expected):
+    profile_file(tmp_path, "wrong", **changes)
+    assert expected in wrong("run", "wrong.yaml")
+
+
+@pytest.mark.parametrize("text", [b"", b"[1, 2]", b"just words", b"languages: [eng", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system ['true']"])
+def test_a_profile_that_is_none_is_refused(wrong, tmp_path, text):
+    (tmp_path / "wrong.yaml").write_bytes(text)
+    assert "wrong.yaml" in wrong("run", "wrong.yaml")
+
+
+def test_a_stage_that_the_profile_has_nothing_for_is_refused(wrong, tmp_path, profile_file):
+    profile_file(tmp_path, "bare", students=[], benchmarks=[])
+    assert "33_binder" in wrong("run", "bare.yaml", "--stages", "33_binder")
+
+
+# --- sources that cannot be read, and tasks that fail
+
+
+def test_each_language_fails_for_its_own_reason_and_the_others_go_on(finerweb, profile_file, tmp_path):
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    profile_file(tmp_path, languages=["eng", "fin", "swh", "tha"], students=[], benchmarks=[])
+    write_lines(pages / "eng.jsonl", [r for r in sample("eng") if len(r["text"]) > 400][:8])
+    write_parquet(pages / "swh.parquet", [{"body": r["text"], "id": r["id"]} for r in sample("swh")[:3]])
+    (pages / "fin.parquet").write_bytes(b"PAR1 this is no parquet PAR1")
+    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "11_rate,12_filter")
+    assert said.returncode == FAILED, said.stdout + said.stderr
+    lines = dict(line.split(": ", 1) for line in said.stdout.splitlines() if line.split(": ", 1)[0] in ("10_corpus fin", "10_corpus swh", "10_corpus tha", "12_filter"))
+    assert "swh.parquet has no column 'text', only body, id; FineWeb-2's columns are text, id" in lines["10_corpus swh"]
+    assert "none of the 1 files of the source can be read" in lines["10_corpus fin"] and "fin.parquet" in lines["10_corpus fin"]
+    assert "no usable document of tha (no document at all)" in lines["10_corpus tha"]
+    assert "not begun: needs 11_rate fin/lexicon, which failed" in lines["12_filter"]
+    run = tmp_path / "runs" / "small"
+    assert {p.parent.relative_to(run).as_posix() for p in run.rglob("meta.json")} == {"10_corpus/eng", "11_rate/eng/lexicon", "11_rate/eng/patterns"}
+    assert "10 of 13 tasks are not done" in said.stdout
+    before = {p: p.read_bytes() for p in run.rglob("meta.json")}
+
+    (pages / "fin.parquet").unlink()  # the cause is mended for one of them; what is done is not done again
+    write_parquet(pages / "swh.parquet", sample("swh"))
+    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "10_corpus", "--languages", "eng,swh")
+    assert said.returncode == DONE and "done 10_corpus swh" in said.stdout and "done 10_corpus eng" not in said.stdout
+    assert before.items() <= {p: p.read_bytes() for p in run.rglob("meta.json")}.items()
+
+
+def hostile_pages(folder: Path) -> dict[str, str]:
+    "A folder of pages said to be Swahili: good ones from the sample and every kind of bad one. Identifier -> reason it must be dropped with."
+    noise, good = random.Random(5), [r for r in sample("swh") if len(r["text"].split()) > 80]
+    english, thai = sample("eng")[0]["text"], sample("tha")[0]["text"]
+    garbage = bytes(noise.randrange(256) for _ in range(4000)).decode("latin-1")
+    bad = {
+        "empty": ("", "empty"), "blank": (" \n\t \u3000", "empty"), "null": (None, "no_text"), "number": (17, "no_text"), "list": (["a"], "no_text"),
+        "huge": ("Nairobi ni mji mkuu wa Kenya. " * 175_000, "too_long"), "one-word": ("x" * 5_000_000, "too_long"), "binary": (garbage, "binary"), "nul": ("\x00" * 3000, "binary"),
+        "nuls-between": ("\x00".join(good[0]["text"]), "binary"), "thai": (thai, "other_script"), "digits": ("1 2 3 4 5 6 7 8 9 0 " * 60, "other_script"), "short": ("Jambo.", "too_short"),
+    }  # fmt: skip
+    kept = [{**r, "id": f"good-{n}"} for n, r in enumerate(good[:8])]
+    lines = [{"text": text, "id": id, "language": "swh"} for id, (text, _) in bad.items()]
+    odd = [
+        {"text": good[8]["text"] + " \x00 \ud800 \u202e \ufeff e\u0301", "id": "odd", "language": "swh"},  # a few odd characters: still a page
+        {"text": english, "id": "english", "language": "swh"}, {"text": good[9]["text"], "id": "good-0", "language": "swh"},
+        {"text": good[9]["text"], "id": "../../etc/passwd", "language": "sw"}, {"text": english, "id": "not-mine", "language": "en"},
+    ]  # fmt: skip
+    write_lines(folder / "a.jsonl", [*kept[:4], *lines, "this is no JSON", b"\xff\xfe{}", "[]", "3", *odd])
+    write_parquet(folder / "b.parquet", kept[4:])
+    whole = write_parquet(folder / "c.parquet", kept * 50).read_bytes()
+    (folder / "c.parquet").write_bytes(whole[: len(whole) // 2])
+    (folder / "d.parquet").write_bytes(b"")
+    (folder / "e.jsonl").write_bytes(b"")
+    (folder / "f.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
+    return {id: reason for id, (_, reason) in bad.items()}
+
+
+def test_bad_documents_are_dropped_with_a_reason_and_the_others_go_on(finerweb, profile_file, tmp_path):
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    expected = hostile_pages(pages)
+    profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[], stages={
+        "10_corpus": {"documents": 50}, "12_filter": {"epochs": 1, "batch": 8, "max_length": 200}, "13_select": {"passages": 50, "threshold": -99.0, "max_length": 200},
+    })  # fmt: skip
+    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "15_align")
+    assert said.returncode == DONE, said.stdout + said.stderr
+    run = tmp_path / "runs" / "small"
+    for stage in ("10_corpus", "13_select"):
+        dropped = pq.read_table(run / stage / "swh" / "dropped.parquet").to_pylist()
+        reasons = {Path(d["id"]).name: d["reason"] for d in dropped}
+        assert expected.items() <= reasons.items()
+        assert {n: reasons.get(n) for n in ("c.parquet", "d.parquet", "f.jsonl.gz")} == dict.fromkeys(("c.parquet", "d.parquet", "f.jsonl.gz"), "unreadable_file")
+        assert sum(d["reason"] == "no_text" and "a.jsonl:" in d["id"] for d in dropped) == 4  # the lines that are no JSON objects
+        assert "not-mine" not in reasons
+        assert max(len(d["text"]) for d in dropped) <= 20_000
+        meta = json.loads((run / stage / "swh" / "meta.json").read_text())
+        assert sum(meta["dropped"].values()) == len(dropped) and meta["rows"] + len(dropped) >= meta["counts"]["documents_read"]
+    assert {"english": "english", "good-0": "duplicate_id"}.items() <= {d["id"].split("#")[0]: d["reason"] for d in dropped}.items()
+    rows = pq.read_table(run / "13_select" / "swh" / "rows.parquet").to_pylist()
+    assert [r["document_id"] for r in rows] == [f"good-{n}" for n in range(4)] + ["odd", "../../etc/passwd"] + [f"good-{n}" for n in range(4, 8)]
+    assert all("\x00" not in r["text"] and r["text"].encode() for r in rows)
+    for row in pq.read_table(run / "15_align" / "swh" / "lexicon" / "rows.parquet").to_pylist():
+        assert all(row["text"][e["start"] : e["end"]].strip() for e in row["entities"])
+
+
+# --- disks and folders
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "`small_disk(size)`: a folder with room for `size` bytes; called again, the same folder with another size."
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: int, *more: str) -> Path:
+        options = ",".join([f"size={size}", *(["remount"] if os.path.ismount(disk) else []), *more])
+        said = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, text=True)
+        if said.returncode:
+            pytest.skip(f"cannot mount a small disk: {said.stderr.strip()[:100]}")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+needs_mount = pytest.mark.skipif(os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk")
+
+
+@needs_mount
+def test_a_full_disk_is_an_error_and_a_later_run_completes(small_disk, finerweb, profile_file, tmp_path):
+    profile_file(tmp_path, languages=["swh"])
+    disk = small_disk(28_672)  # room for the profile and little more
+    words = ("run", "small.yaml", "--home", disk, "--stages", "10_corpus")
+    said = finerweb(tmp_path, *words)
+    assert said.returncode == FAILED and "No space left on device" in said.stdout and "Traceback" not in said.stdout + said.stderr, said.stdout + said.stderr
+    assert not list(disk.rglob("meta.json"))
+    small_disk(50_000_000)
+    said = finerweb(tmp_path, *words)
+    assert said.returncode == DONE, said.stdout + said.stderr
+    assert len(list(disk.rglob("meta.json"))) == 1
+    assert pq.read_table(disk / "small/10_corpus/swh/rows.parquet").num_rows == 6
+
+
+@needs_mount
+def test_a_disk_without_any_room_is_an_error(small_disk, finerweb, profile_file, tmp_path):
+    profile_file(tmp_path, languages=["swh"])
+    disk = small_disk(8192)
+    (disk / "filled").write_bytes(b"x" * 4096)
+    said = finerweb(tmp_path, "run", "small.yaml", "--home", disk, "--stages", "10_corpus")
+    assert said.returncode in (FAILED, WRONG) and "No space left on device" in said.stdout + said.stderr and "Traceback" not in said.stderr
+    assert not list(disk.rglob("meta.json"))
+
+
+LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from finerweb.cli import main; sys.argv = ['finerweb', *sys.argv[1:]]; main()"
+
+
+def test_a_file_that_cannot_grow_is_an_error_and_a_later_run_completes(finerweb, environment, profile_file, tmp_path):
+    profile_file(tmp_path, languages=["swh"])
+    words = ["run", "small.yaml", "--stages", "10_corpus"]
+    said = subprocess.run([sys.executable, "-c", LIMITED, *words], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=600)
+    assert said.returncode == FAILED and "File too large" in said.stdout and "Traceback" not in said.stdout + said.stderr, said.stdout + said.stderr
+    assert not list(tmp_path.rglob("meta.json"))
+    assert finerweb(tmp_path, *words).returncode == DONE
+
+
+def test_a_home_that_is_a_file_is_an_error(wrong, tmp_path):
+    (tmp_path / "taken").write_text("here")
+    assert "taken" in wrong("run", "small.yaml", "--home", "taken", "--stages", "10_corpus")
+
+
+def test_a_home_that_cannot_be_written_is_an_error(wrong, small_disk, tmp_path):
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o555)
+        home = tmp_path / "locked"
+    else:
+        home = small_disk(100_000, "ro")
+    message = wrong("run", "small.yaml", "--home", home, "--stages", "10_corpus")
+    assert str(home) in message and "cannot be written" in message and ("Read-only" in message or "denied" in message)
+
+
+def test_a_record_that_is_spoilt_in_any_way_does_not_count(tmp_path):
+    from finerweb.store import is_done, read_meta
+
+    good = {"fingerprint": "f", "files": {"rows.parquet": [3, "hash"]}, "output": "o", "rows": 1, "dropped": {}, "counts": {}, "parameters": {}, "inputs": {}, "seconds": 1.0}
+    (tmp_path / "rows.parquet").write_bytes(b"abc")
+    (tmp_path / "meta.json").write_text(json.dumps(good))
+    assert is_done(tmp_path, "f") and not is_done(tmp_path, "g")
+    whole = (tmp_path / "meta.json").read_bytes()
+    for spoilt in (b"", whole[:-1], whole[:20], b"\x00" * 50, b"\xff\xfe", b"null", b"[]", b"3", b'{"fingerprint": "f"}', b'{"fingerprint": "f", "files": {}}', b'{"fingerprint": "f", "files": []}'):
+        (tmp_path / "meta.json").write_bytes(spoilt)
+        assert read_meta(tmp_path) is None and not is_done(tmp_path, "f"), spoilt
+    (tmp_path / "meta.json").write_bytes(whole)
+    for rows in (b"", b"ab", b"abcd"):
+        (tmp_path / "rows.parquet").write_bytes(rows)
+        assert not is_done(tmp_path, "f")
+    (tmp_path / "rows.parquet").unlink()
+    assert not is_done(tmp_path, "f")

@@ -1,0 +1,259 @@
+"""The student: what it promises about offsets, files, windows, doubtful spans and repeatability, on models small enough for a second."""
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from finerweb.binder import (  # noqa: E402
+    SpanBinder,
+    calibrate,
+    candidate_spans,
+    choose_labels,
+    collate,
+    flat,
+    label_names,
+    make_cells,
+    make_examples,
+    read_labels,
+    relation,
+    strongest,
+    train_binder,
+)
+from finerweb.data import Entity  # noqa: E402
+from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer, hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
+from finerweb.losses import bce_loss, focal_loss  # noqa: E402
+from finerweb.segment import graphemes  # noqa: E402
+
+SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
+    ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
+    ("Amina alifika Mombasa jana", {"Amina": "person", "Mombasa": "city"}),
+    ("วังการีเคนยา", {"วังการี": "person", "เคนยา": "country"}),
+    ("Juma Otieno anaishi Kisumu", {"Juma Otieno": "person", "Kisumu": "city"}),
+    ("hakuna jina hapa", {}),
+]
+TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", seed=1, progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
+    CharTokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def untrained(encoder: str, **changes) -> SpanBinder:
+    torch.manual_seed(0)
+    sizes = dict(label_encoder=encoder, size=32, max_width=20, window=400, dropout=0.0, freeze_labels=True)
+    return SpanBinder.from_encoder(encoder, **(sizes | changes))
+
+
+def rows() -> list[dict]:
+    made = []
+    for text, named in SENTENCES:
+        entities = [{"start": text.index(m), "end": text.index(m) + len(m), "label": label, "score": 1.0} for m, label in named.items()]
+        made.append({"text": text, "language": "swh", "entities": entities, "undecided": []})
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder) -> SpanBinder:
+    model = untrained(tiny_encoder)
+    _, missed = train_binder(model, rows(), **TRAINING)
+    assert missed == 0
+    return model
+
+
+def said(model: SpanBinder, labels: list[str], **options) -> list[set]:
+    found = model.predict([r["text"] for r in rows()], labels, progress=False, **options)
+    return [{(e.start, e.end, e.label) for e in entities} for entities in found]
+
+
+def gold() -> list[set]:
+    return [{(e["start"], e["end"], e["label"]) for e in r["entities"]} for r in rows()]
+
+
+def test_it_learns_what_it_is_shown(trained):
+    assert said(trained, ["person", "city", "country"], threshold=0.5) == gold()
+
+
+def test_broad_labels_are_answered_too(trained):
+    places = [{(s, e, "location") for s, e, label in some if label != "person"} for some in gold()]
+    assert said(trained, ["location"], threshold=0.5) == places
+
+
+def test_start_of_one_and_end_of_the_next_are_no_span(trained):
+    text = SENTENCES[0][0]
+    read, _, _ = collate(trained, trained.windows(0, text))
+    with torch.no_grad():
+        starts, ends, _ = trained.parts(**read)
+        across = torch.tensor([[0, 8, len(text) - 1], [0, 0, 14]])  # "Nairobi Oslo", "Wangari Nairobi"
+        scores = trained.score(starts, ends, across, read_labels(trained, ["city", "person"]))
+    assert torch.sigmoid(scores).max() < 0.2
+
+
+def test_looking_at_every_span_finds_the_same(trained):
+    assert said(trained, ["person", "city", "country"], threshold=0.5, exact=True) == gold()
+
+
+def test_saved_and_loaded_it_says_the_same(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    assert not [p.name for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    again = SpanBinder.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True))
+    texts = [r["text"] for r in rows()]
+    assert again.predict(texts, ["city"], 0.01, progress=False) == trained.predict(texts, ["city"], 0.01, progress=False)
+
+
+def test_trained_again_it_is_the_same_bit_for_bit(tiny_encoder):
+    def train(seed: int) -> tuple[list, list]:
+        model = untrained(tiny_encoder, dropout=0.3)
+        curve, _ = train_binder(model, rows(), **(TRAINING | {"steps": 12, "batch": 3, "seed": seed}))
+        return curve, [p.clone() for p in model.parameters()]
+
+    torch.manual_seed(5)  # whatever was drawn before must not matter
+    first = train(3)
+    torch.manual_seed(6)
+    second, other = train(3), train(4)
+    assert first[0] == second[0] and all(map(torch.equal, first[1], second[1]))
+    assert first[0] != other[0]
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "minilm"])
+def test_windows_find_what_the_whole_finds(trained, tiny_encoder, encoder):
+    text = ". ".join(r["text"] for r in rows()) * 6
+    labels = ["person", "city", "country"]
+    if encoder == "tiny":
+        model = trained
+        whole = model.predict([text], labels, 0.5, progress=False)[0]
+        assert len(whole) > 20
+        model.config.window = 80
+        try:
+            cut = model.predict([text], labels, 0.5, progress=False)[0]
+        finally:
+            model.config.window = 400
+        assert [(e.start, e.end, e.label) for e in cut] == [(e.start, e.end, e.label) for e in whole]
+    else:  # attention sees the whole window, so only the cover can be compared: every start is owned exactly once
+        model = untrained("minilm", label_encoder=tiny_encoder, window=40, max_width=8)
+        windows = model.windows(0, text)
+        owned = [w.offsets[i] for w in windows for i in range(*w.own)]
+        assert len(windows) > 3 and owned == model.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
+HOSTILE = ["", " ", "\x00\x00", "a\ud800b", "👨‍👩‍👧‍👦 na 🇰🇪🇰🇪", "e\u0301" * 30, "กำ" * 20, "שלום עולם abc سلام", "\r\n\r\n", "x" * 3000, "क्षत्रिय"]
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "minilm"])
+def test_spans_are_whole_graphemes_of_any_text(tiny_encoder, encoder):
+    model = untrained(tiny_encoder if encoder == "tiny" else "minilm", label_encoder=tiny_encoder)
+    chance = random.Random(0)
+    texts = HOSTILE + ["".join(chance.choice("aé̂ก็👍🏽 \nक्‍🇰\u200d") for _ in range(40)) for _ in range(5)]
+    for text, entities in zip(texts, model.predict(texts, ["person"], 0.0, exact=True, progress=False), strict=True):
+        edges = {0} | {end for _, end in graphemes(text)}
+        for e in entities:
+            assert e.start in edges and e.end in edges and text[e.start : e.end].strip()
+        assert all(a.end <= b.start for a, b in zip(entities, entities[1:], strict=False))
+    assert any(model.predict(["Oslo"], ["person"], 0.0, exact=True, progress=False))
+
+
+def test_an_undecided_span_is_neither_taught_nor_forbidden(tiny_encoder):
+    doubtful = rows()
+    doubtful[1]["entities"] = doubtful[1]["entities"][:1]
+    start = doubtful[1]["text"].index("Mombasa")
+    doubtful[1]["undecided"] = [{"start": start, "end": start + 7, "label": "city", "score": 0.3}]
+    model = untrained(tiny_encoder)
+    examples, _ = make_examples(model, doubtful)
+    everything = torch.tensor([[1, i, j] for i in range(26) for j in range(i, 26)])
+    spans, targets, valid = make_cells(examples, everything, 30, ["city", "person"])
+    touching = (spans[:, 0] == 1) & (spans[:, 1] < start + 7) & (spans[:, 2] >= start)
+    assert touching.any() and not valid[touching].any() and valid[~touching].all()
+    scores = torch.zeros(len(spans), 2, requires_grad=True)
+    bce_loss(scores, targets, valid).backward()
+    assert not scores.grad[touching].any() and scores.grad[~touching].all()
+
+
+def test_what_no_window_can_hold_is_counted_and_left_out(tiny_encoder):
+    long = [{"text": "Wangari " * 6, "language": "swh", "entities": [{"start": 0, "end": 47, "label": "person", "score": 1.0}], "undecided": []}]
+    examples, missed = make_examples(untrained(tiny_encoder), long + rows())
+    assert missed == 1 and examples[0].gold == [] and examples[0].veiled
+    with pytest.raises(ValueError, match="none of the 1 training rows"):
+        train_binder(untrained(tiny_encoder), long, **TRAINING)
+
+
+def test_relations_and_labels_of_a_batch():
+    assert relation("organization", "company") == 1 and relation("company", "organization") == -1
+    assert relation("company", "sports team") == 0 and relation("location", "city / region") == 1
+    asked = choose_labels(["city"], ["city", "company", "date", "location", "person"], 2, random.Random(1))
+    assert asked[:2] == ["city", "location"] and len(set(asked)) == 4
+    words = {"swh": {"city": "mji"}}
+    assert [label_names(words, "city", ["swh"], how) for how in ("english", "target", "both")] == [["city"], ["mji"], ["city", "mji"]]
+    assert label_names(words, "person", ["swh"], "target") == ["person"]
+
+
+def test_a_label_in_a_script_the_label_encoder_lacks(tiny_encoder):
+    model = untrained(tiny_encoder, label_encoder="minilm").eval()
+    thai, other, english = read_labels(model, ["เมือง", "ประเทศ", "city"])
+    assert not torch.allclose(thai, other) and not torch.allclose(thai, english)
+    for wrong in ("", "  ", None):
+        with pytest.raises(ValueError, match="is no label"):
+            model.predict(["Oslo"], [wrong], progress=False)
+    assert model.predict(["Oslo"], [], progress=False) == [[]]
+
+
+def test_candidates_and_flat_decoding():
+    allowed = torch.ones(2, 6, dtype=torch.bool)
+    assert len(candidate_spans(allowed, allowed, 3)) == 2 * (6 + 5 + 4)
+    scores = torch.arange(40.0).reshape(1, 40)
+    kept = strongest(scores, torch.ones(1, 40, dtype=torch.bool), 0.25)
+    assert kept.nonzero()[:, 1].tolist() == list(range(30, 40))
+    entities = [Entity(0, 5, "a", 0.6), Entity(3, 9, "b", 0.9), Entity(9, 12, "a", 0.5)]
+    assert flat(entities) == [Entity(3, 9, "b", 0.9), Entity(9, 12, "a", 0.5)]
+
+
+def test_calibration_ignores_undecided_and_never_lowers_f1(trained):
+    before = trained.config.threshold
+    threshold, f1 = calibrate(trained, rows(), batch_size=4, progress=False)
+    trained.config.threshold = before
+    assert 0 < threshold < 1 and f1 == 1.0
+
+
+def test_losses_by_hand():
+    logits, targets, valid = torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.0]), torch.tensor([True, False])
+    assert bce_loss(logits, targets, valid).item() == pytest.approx(0.6931, abs=1e-4)
+    assert focal_loss(logits, targets, valid, gamma=2.0, alpha=0.75).item() == pytest.approx(0.6931 * 0.25 * 0.75, abs=1e-4)
+
+
+def test_encoder_is_independent_of_padding_and_reloads(tiny_encoder):
+    tokenizer, encoder = load_encoder(tiny_encoder)
+    encoder.eval()
+    texts = ["Oslo", "วังการี มาไท เกิดที่ประเทศเคนยา", "a\x00\ud800"]
+    with torch.no_grad():
+        many = encoder(**tokenizer(texts, padding=True, return_tensors="pt")).last_hidden_state
+        for n, text in enumerate(texts):
+            one = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            assert torch.allclose(many[n, : len(text)], one, atol=1e-5) and not many[n, len(text) :].any()
+    with pytest.raises(ValueError, match="expected .*'minilm'"):
+        load_encoder("no/such/encoder")
+
+
+def test_the_hash_is_the_same_on_every_machine():
+    assert hash_ngrams(torch.tensor([[79, 115, 108, 111]]), 20000)[0, 1].tolist() == [10596, 13197, 1546, 15377, 5816, 17410, 10610, 2721]
+
+
+def test_regressor_scores_any_text(tiny_encoder):
+    torch.manual_seed(0)
+    tokenizer, model = load_sequence_regressor(tiny_encoder)
+    scores = score_passages(HOSTILE, tokenizer, model, batch=4, max_length=64)
+    assert len(scores) == len(HOSTILE) and all(s == s for s in scores)
+    assert scores[4] == pytest.approx(score_passages([HOSTILE[4]], tokenizer, model, batch=1, max_length=64)[0], abs=1e-4)
