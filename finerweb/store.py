@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #392306b2
+# %% ../nbs/02_store.ipynb #f566358f
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #7d016ef4
+# %% ../nbs/02_store.ipynb #d763029e
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #a34086b3
+# %% ../nbs/02_store.ipynb #41d84335
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -69,17 +69,24 @@ def _reached(code: str) -> tuple[set[str], set[str]]:
         if isinstance(node, ast.Import):
             modules |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(node.module)
+            modules.add(f"finerweb.{node.module}" if node.level else node.module)  # exported modules import their siblings relatively
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "asset" and node.args and isinstance(node.args[0], ast.Constant):
             assets.add(node.args[0].value)
     return modules, assets
 
 
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(metadata.packages_distributions())
+_SOLD_AS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "ahocorasick": "pyahocorasick"}  # modules that are not named like their distribution
 
-# %% ../nbs/02_store.ipynb #23b04988
+
+@cache
+def _version(module: str) -> str | None:
+    "The version of the distribution that a top-level module comes from, if it is one that is installed."
+    try:
+        return metadata.version(_SOLD_AS.get(module, module))
+    except metadata.PackageNotFoundError:
+        return None
+
+# %% ../nbs/02_store.ipynb #29a3f53d
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -99,8 +106,8 @@ def code_fingerprint(stage: str) -> dict:
     for name in sorted(assets):
         for path in [asset(name)] if asset(name).is_file() else sorted(p for p in asset(name).rglob("*") if p.is_file()):
             sha.update(path.name.encode() + path.read_bytes())
-    owners = sorted({d for lib in libraries - set(sys.stdlib_module_names) for d in _distributions().get(lib, [])})
-    return {"code": sha.hexdigest(), "versions": {d: metadata.version(d) for d in owners}}
+    versions = {lib: _version(lib) for lib in sorted(libraries - set(sys.stdlib_module_names))}
+    return {"code": sha.hexdigest(), "versions": {lib: v for lib, v in versions.items() if v}}
 
 
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
@@ -108,7 +115,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #50d4ad47
+# %% ../nbs/02_store.ipynb #7e49f42a
 def read_meta(folder: Path) -> dict | None:
     "`meta.json` of an output, or None where there is none or it is no JSON: then the output does not count."
     try:
@@ -130,11 +137,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #d9ace5ce
+# %% ../nbs/02_store.ipynb #ce253cb5
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #f54e39a4
+# %% ../nbs/02_store.ipynb #8307c838
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -197,7 +204,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #ae6fbc6e
+# %% ../nbs/02_store.ipynb #16cb3b9d
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

@@ -6,25 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finerweb.binder import (  # noqa: E402
-    SpanBinder,
-    calibrate,
-    candidate_spans,
-    choose_labels,
-    collate,
-    flat,
-    label_names,
-    make_cells,
-    make_examples,
-    read_labels,
-    relation,
-    strongest,
-    train_binder,
-)
+from finerweb.binder import calibrate, choose_labels, label_names, make_cells, make_examples, relation, train_binder  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
 from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer, hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.segment import graphemes  # noqa: E402
+from finerweb.student import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
     ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
