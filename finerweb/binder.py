@@ -6,7 +6,7 @@
 __all__ = ['relation', 'choose_labels', 'Example', 'make_examples', 'make_cells', 'make_edges', 'label_names', 'make_batches',
            'train_binder', 'calibrate']
 
-# %% ../nbs/33_binder.ipynb #0cd547d2
+# %% ../nbs/33_binder.ipynb #59d00baa
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .data import broader
 from .losses import bce_loss, focal_loss
 from .student import SpanBinder, Window, candidate_spans, collate, read_labels, strongest
 
-# %% ../nbs/33_binder.ipynb #86ff80c0
+# %% ../nbs/33_binder.ipynb #10b423d1
 def relation(asked: str, label: str) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell."
     given = label.split(" / ")
@@ -35,7 +35,7 @@ def choose_labels(present: Iterable[str], known: Sequence[str], negatives: int, 
     others = [label for label in known if label not in asked]
     return sorted(asked) + chance.sample(others, min(negatives, len(others)))
 
-# %% ../nbs/33_binder.ipynb #aa059b14
+# %% ../nbs/33_binder.ipynb #9ae7406d
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, score) and `veiled` (first, last), in units."
@@ -99,7 +99,7 @@ def make_edges(examples: Sequence[Example], allowed: torch.Tensor) -> tuple[torc
             valid[b, i, 0] = valid[b, j, 1] = True
     return targets.to(allowed.device), valid.to(allowed.device)
 
-# %% ../nbs/33_binder.ipynb #b92ab2d4
+# %% ../nbs/33_binder.ipynb #9f097f92
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -164,7 +164,7 @@ def train_binder(
     model.eval()
     return curve, missed
 
-# %% ../nbs/33_binder.ipynb #45b7fb38
+# %% ../nbs/33_binder.ipynb #cbac6f8b
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "Sets and returns the threshold with the best micro F1 on `rows`, and that F1; leaves it alone (F1 0) where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})

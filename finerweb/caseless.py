@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['Heard', 'Caseless', 'caseless']
 
-# %% ../nbs/05_caseless.ipynb #3308f8e0
+# %% ../nbs/05_caseless.ipynb #fbd483cd
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from .cased import blocks
 from .lexicon import Lexicon
 from .shapes import Found, Frequencies, east_asian_persons, enumerated, signs, spaced_persons
 from .triggers import Reading, Rules, Trigger, automaton_of, broad_kind
 
-# %% ../nbs/05_caseless.ipynb #4df0db22
+# %% ../nbs/05_caseless.ipynb #70ed7c14
 @dataclass
 class Heard(Frequencies):
-    "Counts over raw text: `words`; `seen` and `whole` for the beginnings of possible names; `votes` of names for labels; `before`, `after`: how much more often a word stands beside a kind of name than elsewhere."
+    """Counts over raw text: `words`; `seen` and `whole` for the beginnings of possible names; `votes` of names for labels; `before` and `after`: how much
+    more often a word stands beside a kind of name than elsewhere."""
 
     seen: Counter = field(default_factory=Counter)
     whole: Counter = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Heard(Frequencies):
         "Whether a name more likely ends at `shorter` than goes on to `longer`."
         return self.whole[shorter] >= max(2, 0.2 * self.seen[shorter]) and self.seen[longer] < 0.35 * self.seen[shorter]
 
-# %% ../nbs/05_caseless.ipynb #103ff8a9
+# %% ../nbs/05_caseless.ipynb #af9bdb18
 _SUFFIXED = frozenset("Taml Telu Knda Mlym Geor Sinh Ethi Beng Gujr Orya".split())  # endings are written to the name and belong to the mention
 _SHORT = ("Hani", "Jpan", "Hang")  # scripts in which two signs are a whole name
 
@@ -107,7 +107,7 @@ class Caseless(Rules):
                 continue
             votes = heard.votes.get(name, {}).get(trigger.label, 0)
             known = known or self.learnt.get(name)
-            listed, formed = (0.85, trigger.score + 0.1) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
+            listed, formed = (0.85, max(0.6, trigger.score + 0.1)) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
             yield Found(*((base, edge) if left else (edge, base)), trigger.label, listed, formed), name
 
     def _uncommon(self, reading: Reading, far: list[int], left: bool, trigger: Trigger) -> list[int]:
@@ -226,6 +226,9 @@ def _longest(found: list[Found]) -> list[Found]:
     return sorted(kept, key=lambda f: f.start)
 
 
+_BLOCK = 20_000  # characters read at once
+
+
 def caseless(lexicon: Lexicon, texts: Iterable[str] = (), *, characters: int) -> Caseless:
     "The candidates' finder of `lexicon`, which learns from at most `characters` of raw `texts`: of long collections from texts all over."
     texts = list(texts)
@@ -233,6 +236,6 @@ def caseless(lexicon: Lexicon, texts: Iterable[str] = (), *, characters: int) ->
     chosen = [texts[int(n * step)] for n in range(int(len(texts) / step + 1)) if int(n * step) < len(texts)]
     parts, left = [], characters
     for text in chosen:
-        parts += [part for _, part in blocks(text[: max(0, left)])]
+        parts += [text[at : min(at + _BLOCK, left)] for at in range(0, min(len(text), max(0, left)), _BLOCK)]
         left -= len(text)
     return Caseless(lexicon, parts)

@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'status',
            'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #d1746e82
+# %% ../nbs/61_cli.ipynb #ba9a6c96
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #12c8af46
+# %% ../nbs/61_cli.ipynb #1da0e828
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -44,10 +44,10 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #1cfba438
+# %% ../nbs/61_cli.ipynb #7fdd68c9
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
-    typer.secho(f"finerweb: {message}", err=True, fg="red")
+    typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
     return typer.Exit(2)
 
 
@@ -76,7 +76,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #1db2d68d
+# %% ../nbs/61_cli.ipynb #967006e6
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -122,7 +122,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #5ebdcd30
+# %% ../nbs/61_cli.ipynb #73083c88
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -165,7 +165,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(graph.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #e9594027
+# %% ../nbs/61_cli.ipynb #373a4b1d
 @app.command()
 def status(
     name: Annotated[str, typer.Option("--run", help="One run; all if not given.")] = "",
@@ -203,7 +203,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #89722e1e
+# %% ../nbs/61_cli.ipynb #df0168ce
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

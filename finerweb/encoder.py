@@ -7,7 +7,7 @@ __all__ = ['WINDOWS', 'UNTRAINED', 'CharTokenizer', 'hash_ngrams', 'CharEncoderC
            'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor',
            'score_passages']
 
-# %% ../nbs/06_encoder.ipynb #0ee6897e
+# %% ../nbs/06_encoder.ipynb #7eb5ff39
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from .data import storable
 
-# %% ../nbs/06_encoder.ipynb #56ce06d0
+# %% ../nbs/06_encoder.ipynb #6b38038c
 class CharTokenizer(PreTrainedTokenizer):
     "Characters as tokens, code points as their ids; gives offsets; adds no special tokens."
 
@@ -72,7 +72,7 @@ class CharTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding({k: v[0] for k, v in batch.items()})
         return BatchEncoding(dict(batch), tensor_type=return_tensors)
 
-# %% ../nbs/06_encoder.ipynb #de784519
+# %% ../nbs/06_encoder.ipynb #f346db8e
 WINDOWS = ((0, 0), (-1, 0), (0, 1), (-2, 0), (-1, 1), (0, 2), (-3, 0), (0, 3))
 
 
@@ -90,7 +90,7 @@ def hash_ngrams(ids: torch.Tensor, rows: int) -> torch.Tensor:
         hashed.append(value % rows)
     return torch.stack(hashed, dim=-1)
 
-# %% ../nbs/06_encoder.ipynb #a5ec6d83
+# %% ../nbs/06_encoder.ipynb #d3e63be3
 class CharEncoderConfig(PreTrainedConfig):
     "Sizes of a CharEncoder; the defaults are those the encoder was measured with."
 
@@ -142,7 +142,7 @@ class CharEncoder(_Pretrained):
             x = x + self.dropout(nn.functional.glu(near, dim=1).transpose(1, 2))
         return BaseModelOutput(last_hidden_state=self.norm(x) * seen)
 
-# %% ../nbs/06_encoder.ipynb #7debf15b
+# %% ../nbs/06_encoder.ipynb #71769678
 class CharEncoderForSequenceClassification(_Pretrained):
     "A CharEncoder with a head for whole texts: regression where `num_labels` is 1, classes otherwise."
 
@@ -173,7 +173,7 @@ AutoTokenizer.register(CharEncoderConfig, tokenizer_class=CharTokenizer, exist_o
 AutoModel.register(CharEncoderConfig, CharEncoder, exist_ok=True)
 AutoModelForSequenceClassification.register(CharEncoderConfig, CharEncoderForSequenceClassification, exist_ok=True)
 
-# %% ../nbs/06_encoder.ipynb #cf73f345
+# %% ../nbs/06_encoder.ipynb #904b512f
 UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": {"dilations": [], "row_size": 16, "hidden_size": 64}}  # name -> sizes that differ from the full ones
 
 
@@ -191,11 +191,12 @@ def _load(load, name_or_path: str | Path, **kwargs):
     try:
         return load(encoder_path(name_or_path), **kwargs)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no encoder {str(name_or_path)!r}: expected 'char', 'ngrams', 'minilm', a folder with config.json, or a name on the model hub ({error})") from error
+        known = "expected 'char', 'ngrams', 'minilm', a folder with config.json, or a name on the model hub"
+        raise ValueError(f"no encoder {str(name_or_path)!r}: {known} ({error})") from error
 
 
 def load_encoder(name_or_path: str | Path) -> tuple:
-    "(tokenizer, model) of an encoder: \"char\" or \"ngrams\" (untrained, weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError if there is none."
+    "(tokenizer, model): \"char\" or \"ngrams\" (untrained, weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError."
     if name_or_path in UNTRAINED:
         return CharTokenizer(), CharEncoder(CharEncoderConfig(**UNTRAINED[name_or_path]))
     return _load(AutoTokenizer.from_pretrained, name_or_path), _load(AutoModel.from_pretrained, name_or_path)
@@ -209,7 +210,7 @@ def load_sequence_regressor(name_or_path: str | Path) -> tuple:
     model = _load(AutoModelForSequenceClassification.from_pretrained, name_or_path, num_labels=1, problem_type="regression")
     return _load(AutoTokenizer.from_pretrained, name_or_path), model
 
-# %% ../nbs/06_encoder.ipynb #c21a7417
+# %% ../nbs/06_encoder.ipynb #b8e2b672
 def score_passages(texts: list[str], tokenizer, model, *, batch: int, max_length: int) -> list[float]:
     "The regression model's score of each text, in order; only the first `max_length` units of a text are read."
     scores = [0.0] * len(texts)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
-           'PlannedTask', 'plan', 'task_inputs', 'up_to_date', 'wanted_tasks']
+           'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #ddb82716
+# %% ../nbs/60_graph.ipynb #29bf431b
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #aabd6252
+# %% ../nbs/60_graph.ipynb #bd9e24ad
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -54,7 +54,7 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #daee7885
+# %% ../nbs/60_graph.ipynb #474736da
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `stages` maps a stage to the parameters that differ from its notebook's."
@@ -94,9 +94,20 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #8850c110
+# %% ../nbs/60_graph.ipynb #aac16658
+_FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
+
+
 def check_profile(profile: Profile) -> Profile:
-    "`profile` with its languages as ISO codes in order. Raises ValueError for an unknown language, stage, teacher or student field."
+    "`profile` with its languages as ISO codes in order. Raises ValueError for a value of the wrong type, an unknown language or stage, or a member without a name."
+    for name, wanted in _FIELDS.items():
+        value = getattr(profile, name)
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise ValueError(f"profile {profile.name}: {name} must be {wanted.__name__}, found {value!r} ({type(value).__name__})")
+    if profile.workers < 1:
+        raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
+    if strange := [c for c in profile.languages if not isinstance(c, str)]:
+        raise ValueError(f"profile {profile.name}: languages are codes such as swh, in quotes where YAML reads them otherwise; found {strange[0]!r}")
     if profile.languages == ["all"]:
         profile.languages = sorted(all_languages())
     profile.languages = sorted({find_language(c).iso639_3 for c in profile.languages})
@@ -105,15 +116,17 @@ def check_profile(profile: Profile) -> Profile:
     for stage in profile.stages:
         if stage not in STAGES:
             raise unknown("stage", stage, list(STAGES))
+        if not isinstance(profile.stages[stage], dict):
+            raise ValueError(f"profile {profile.name}: stages: {stage} must map parameters to values, found {profile.stages[stage]!r}")
     for kind, members in (("teachers", profile.teachers), ("students", profile.students), ("benchmarks", profile.benchmarks)):
         names = [m.get("name") if isinstance(m, dict) else None for m in members]
-        if None in names or len(set(names)) < len(names):
+        if not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
             raise ValueError(f"profile {profile.name}: each of {kind} needs a name of its own, found {names}")
     if len(profile.teachers) < 2:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
     return profile
 
-# %% ../nbs/60_graph.ipynb #e4adbb1c
+# %% ../nbs/60_graph.ipynb #cc28c10f
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -142,7 +155,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #6bb04e5e
+# %% ../nbs/60_graph.ipynb #002d4cfa
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -165,7 +178,7 @@ def _axes(profile: Profile) -> dict[str, dict[str, object]]:
         "student": named(profile.students), "benchmark": named(profile.benchmarks),
     }  # fmt: skip
 
-# %% ../nbs/60_graph.ipynb #f7f777ad
+# %% ../nbs/60_graph.ipynb #06579145
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -175,6 +188,8 @@ def plan(profile: Profile) -> list[PlannedTask]:
     }  # fmt: skip
     for stage in STAGES.values():
         own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
+        for name in sorted({"home", "run", "teachers", "students", "benchmarks", *stage.scope} & set(own)):
+            raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; change the profile, or --run, --home, --languages")
         known = notebook_parameters(stage.name)
         for key in product(*(axes[a] for a in stage.scope)):
             chosen = dict(zip(stage.scope, key, strict=True))
@@ -186,7 +201,13 @@ def plan(profile: Profile) -> list[PlannedTask]:
                 if stage.scope == ("student",):
                     values |= {k: v for k, v in member.items() if k != "name"}
             values = check_parameters(stage.name, values)
+            output_folder("", "run", stage.name, key)  # raises for a name that cannot be a folder's
             tasks.append(PlannedTask(stage.name, key, values, _needs(stage, chosen, values, axes)))
+    names = {(t.stage, t.key) for t in tasks}
+    for task in tasks:
+        if lacking := [n for n in task.needs if n[0] in STAGES and n not in names]:
+            stage, key = lacking[0]
+            raise ValueError(f"{task.label} needs {stage} of {'/'.join(key)}, which profile {profile.name} has not; its languages are {', '.join(profile.languages)}")
     return tasks
 
 
@@ -203,16 +224,25 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
             out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
     return tuple(out)
 
-# %% ../nbs/60_graph.ipynb #f6ecd8cd
+# %% ../nbs/60_graph.ipynb #91abcaf9
+def outside_inputs(task: PlannedTask) -> dict[str, str]:
+    "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
+    found = {}
+    for need, _ in task.needs:
+        if need == "source":
+            found[need] = source_fingerprint(task.parameters["source"], *task.key)
+        elif need == "benchmarks":
+            found[need] = benchmarks_fingerprint(task.parameters["benchmarks"])
+    return found
+
+
 def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None:
     "Each input of `task` with the hash of its content, or None if one is not there yet."
-    inputs = {}
+    inputs = outside_inputs(task)
     for need, key in task.needs:
-        if need == "source":
-            inputs[need] = source_fingerprint(task.parameters["source"], *task.key)
-        elif need == "benchmarks":
-            inputs[need] = benchmarks_fingerprint(task.parameters["benchmarks"])
-        elif meta := read_meta(output_folder(home, run, need, key)):
+        if need in inputs:
+            continue
+        if meta := read_meta(output_folder(home, run, need, key)):
             inputs["/".join((need, *key))] = meta["output"]
         else:
             return None
@@ -231,6 +261,8 @@ def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTas
     for stage in stages:
         if stage not in STAGES:
             raise unknown("stage", stage, list(STAGES))
+        if stage not in {t.stage for t in tasks}:
+            raise ValueError(f"the profile has no {' or no '.join(STAGES[stage].scope)}, so there is nothing to do for {stage}")
     by_name = {(t.stage, t.key): t for t in tasks}
     todo, wanted = [t for t in tasks if not stages or t.stage in stages], set()
     while todo:

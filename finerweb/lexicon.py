@@ -6,7 +6,7 @@
 __all__ = ['CASED', 'LISTED', 'name_key', 'word_list', 'locales', 'locale_of', 'script_pattern', 'cities', 'territories',
            'person_names', 'calendar_words', 'stemmer', 'stem_all', 'without_prefix', 'Lexicon', 'lexicon']
 
-# %% ../nbs/05_lexicon.ipynb #4ef9c979
+# %% ../nbs/05_lexicon.ipynb #94c151a1
 import importlib
 import json
 import re
@@ -19,12 +19,12 @@ import yaml
 
 from .data import asset
 
-# %% ../nbs/05_lexicon.ipynb #7f87d939
+# %% ../nbs/05_lexicon.ipynb #435b4c9d
 def name_key(text: str) -> str:
     "`text` as names are looked up: lower case, plain apostrophes, single spaces."
     return " ".join(text.lower().replace("’", "'").replace("ʼ", "'").replace("‑", "-").split())
 
-# %% ../nbs/05_lexicon.ipynb #4e61ef92
+# %% ../nbs/05_lexicon.ipynb #6d8f1269
 _SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml"}
 
 
@@ -57,7 +57,7 @@ def locale_of(language: str) -> dict[str, str]:
         raise ValueError(f"no offline teacher for {language!r}: assets/weak/locales.tsv has a row for each of {', '.join(locales())}; add one for a new language")
     return locales()[language]
 
-# %% ../nbs/05_lexicon.ipynb #ceb714bf
+# %% ../nbs/05_lexicon.ipynb #a35da54e
 _RANGES = {
     "Latn": "A-Za-z\u00c0-\u024f\u1e00-\u1eff", "Cyrl": "\u0400-\u052f", "Grek": "\u0370-\u03ff\u1f00-\u1fff", "Armn": "\u0530-\u058f",
     "Arab": "\u0600-\u06ff\u0750-\u077f", "Hebr": "\u0590-\u05ff", "Ethi": "\u1200-\u139f", "Deva": "\u0900-\u097f", "Beng": "\u0980-\u09ff",
@@ -72,7 +72,7 @@ def script_pattern(script: str) -> re.Pattern:
     "Matches a name all of whose letters are in `script` (ISO 15924)."
     return re.compile(rf"[{_RANGES[script]}][{_RANGES[script]}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
 
-# %% ../nbs/05_lexicon.ipynb #2f80effb
+# %% ../nbs/05_lexicon.ipynb #71d5fc30
 def _population_score(population: int) -> float:
     return 0.9 if population >= 1_000_000 else 0.8 if population >= 200_000 else 0.65 if population >= 60_000 else 0.5
 
@@ -108,7 +108,7 @@ def territories(locale: str) -> dict[str, tuple[str, float]]:
             found.setdefault(part, (label, 0.93))
     return found
 
-# %% ../nbs/05_lexicon.ipynb #116da394
+# %% ../nbs/05_lexicon.ipynb #10e9304c
 @cache
 def _faker_names(locale: str) -> tuple[frozenset[str], frozenset[str]]:
     try:
@@ -149,7 +149,7 @@ def person_names(language: str) -> tuple[dict[str, float], dict[str, float]]:
         kinds[kind].update({name_key(n): 0.85 for n in words.get(name, ())})
     return kinds
 
-# %% ../nbs/05_lexicon.ipynb #553ca1ab
+# %% ../nbs/05_lexicon.ipynb #caf34273
 @cache
 def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     "(month names, weekday names) of `language`, longest first, from CLDR."
@@ -165,7 +165,7 @@ def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     kinds[1] |= {name_key(n) for n in extra.get("weekday", ())}
     return tuple(tuple(sorted(k, key=lambda n: (-len(n), n))) for k in kinds)
 
-# %% ../nbs/05_lexicon.ipynb #224abf6c
+# %% ../nbs/05_lexicon.ipynb #5ff916bf
 _PREFIX = re.compile(r"^(?:[a-z]{1,6}-?|[A-Z])(?=[A-Z][a-z'’])")
 _VOWELS = "aeiouyäöåõüáéíóúýàèìòùâêîôûãėęąįųūčаеєиіїоуюяйьъыэӣөүәαειηουωάέίήόύώ"
 
@@ -206,7 +206,7 @@ def without_prefix(surface: str) -> str:
     "A Bantu word without the small prefix before its capital."
     return _PREFIX.sub("", surface)
 
-# %% ../nbs/05_lexicon.ipynb #f79daaf2
+# %% ../nbs/05_lexicon.ipynb #749f282b
 @dataclass(frozen=True)
 class Lexicon:
     "What is known of one language's names before a text is read."
@@ -225,9 +225,10 @@ class Lexicon:
 
 
 LISTED = {
-    "org": ("organization", 0.85), "company": ("company", 0.85), "university": ("university", 0.85), "agency": ("government agency", 0.85), "party": ("political party", 0.85),
-    "team": ("sports team", 0.8), "country": ("country", 0.93), "region": ("region", 0.85), "city": ("city", 0.85), "place": ("location", 0.85), "people": ("person", 0.85),
-    "nation": ("nationality", 0.85), "event": ("event", 0.85), "product": ("product", 0.8), "work": ("creative work", 0.8), "technology": ("technology", 0.8),
+    "org": ("organization", 0.85), "company": ("company", 0.85), "university": ("university", 0.85), "agency": ("government agency", 0.85),
+    "party": ("political party", 0.85), "team": ("sports team", 0.8), "country": ("country", 0.93), "region": ("region", 0.85), "city": ("city", 0.85),
+    "place": ("location", 0.85), "people": ("person", 0.85), "nation": ("nationality", 0.85), "event": ("event", 0.85), "product": ("product", 0.8),
+    "work": ("creative work", 0.8), "technology": ("technology", 0.8),
 }  # fmt: skip
 
 
@@ -240,23 +241,30 @@ def _listed(language: str, locale: str) -> Iterator[tuple[str, str, float]]:
             yield name, label, confidence
     for name, (label, confidence) in territories(locale).items():
         yield name, label, confidence
-    for source, label, confidence in ((Locale.parse(locale).languages, "language", 0.7), (Locale.parse(locale).currencies, "currency", 0.7)):
+    cldr = Locale.parse(locale)
+    for source, label in ((cldr.languages, "language"), (cldr.currencies, "currency")):
         for _, name in sorted(source.items()):
             if " " not in name and "(" not in name and len(name) > 2:
-                yield name, label, confidence
+                yield name, label, 0.7
     for name, confidence in cities(locale_of(language)["script"]).items():
         yield name, "city", confidence
+
+# %% ../nbs/05_lexicon.ipynb #6770a2b3
+def _word_kinds(language: str, row: dict[str, str]) -> dict[str, frozenset[str]]:
+    "The word list as look-up forms, with the words of the calendar and, in cased scripts, the small words of long names."
+    words = {kind: frozenset(name_key(w) for w in listed) for kind, listed in word_list(language).items()}
+    words["calendar"] = frozenset(name_key(w) for kind in calendar_words(language) for w in kind)
+    cased = [name.split() for name, _, confidence in _listed(language, row["cldr"]) if confidence > 0.7] if row["script"] in CASED else []
+    words["opening"] = frozenset(name_key(parts[0]) for parts in cased if parts[0][:1].isupper() and parts[-1].islower())
+    words["inner"] = frozenset(w for parts in cased for w in parts[1:-1] if w.islower())
+    return words
 
 
 @cache
 def lexicon(language: str) -> Lexicon:
     "The lexicon of `language` (ISO 639-3). Raises ValueError for a language without a row in assets/weak/locales.tsv."
     row = locale_of(language)
-    words = {kind: frozenset(name_key(w) for w in listed) for kind, listed in word_list(language).items()}
-    words["calendar"] = frozenset(name_key(w) for kind in calendar_words(language) for w in kind)
-    listed_names = [name for name, _, confidence in _listed(language, row["cldr"]) if confidence > 0.7]
-    words["opening"] = frozenset(name_key(name.split()[0]) for name in listed_names if name[:1].isupper() and name.split()[-1].islower()) if row["script"] in CASED else frozenset()
-    words["inner"] = frozenset(w for name in listed_names for w in name.split()[1:-1] if w.islower()) if row["script"] in CASED else frozenset()
+    words = _word_kinds(language, row)
     no_name, names = words.get("stop", frozenset()) | words.get("common", frozenset()), {}
     for name, label, confidence in _listed(language, row["cldr"]):
         key = name_key(name)
@@ -267,8 +275,8 @@ def lexicon(language: str) -> Lexicon:
     if words.get("ending") or words.get("prefixed"):
         # a table is asked for the word and then for its stem: both lie in it
         words = {kind: listed if kind in ("ending", "change") else listed | {stem_all(w, stem) for w in listed} for kind, listed in words.items()}
-        for table in (first, last):
-            table |= {stem(name): score * 0.95 for name, score in table.items() if len(stem(name)) > 2} | table
+        first, last = ({stem(name): score * 0.95 for name, score in table.items() if len(stem(name)) > 2} | table for table in (first, last))
         # a small town's stem would match too much
-        names = {stem_all(n, stem): (label, score * 0.97) for n, (label, score) in reversed(names.items()) if score >= 0.8 and len(stem_all(n, stem)) > 2} | names
+        large = [(stem_all(n, stem), label, score) for n, (label, score) in reversed(names.items()) if score >= 0.8]
+        names = {n: (label, score * 0.97) for n, label, score in large if len(n) > 2} | names
     return Lexicon(language, row["script"], names, first, last, words, stem)

@@ -5,19 +5,14 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'dates', 'value_patterns', 'values', 'quoted_names']
 
-# %% ../nbs/05_patterns.ipynb #8c4a77df
+# %% ../nbs/05_patterns.ipynb #31f90767
 import re
 from functools import cache
 
 from .data import Mention
 from .lexicon import calendar_words, name_key, word_list
 
-# %% ../nbs/05_patterns.ipynb #f8f9e374
-_UNITS = "km²|km2|km/h|km|kg|mg|cm|mm|ml|ha|mph|mi|lbs?|ft|GB|MB|TB|KB|GHz|MHz|kW|MW|GW|kWh|mAh|°C|°F|℃|m²|m2|m³"
-_MONEY = r"[$€£¥₹₽₦₩₺₫฿₴₱៛₸₼₾֏₮৳]|(?:US|A|C|R|HK|NZ|S|K|T|U)\$|USD|EUR|GBP|KES|TZS|UGX|JPY|CNY|INR|RUB|ZAR|Rs\.?|Ksh\.?|Sh\.?|TSh\.?|R(?=\d)"
-_NUMBER = r"\d{1,3}(?:[.,\u00a0 ٬٫]\d{3}){1,4}(?:[.,]\d{1,2})?|\d{1,12}(?:[.,٫]\d{1,4})?"
-
-
+# %% ../nbs/05_patterns.ipynb #4ece3972
 def _any(words: tuple[str, ...]) -> str:
     return "|".join(re.escape(w) for w in words) or "(?!)"
 
@@ -50,6 +45,14 @@ def dates(text: str, language: str) -> list[tuple[int, int, str, float]]:
             found.append((start, end, "date", 0.3 if small else 0.7))
     return found
 
+# %% ../nbs/05_patterns.ipynb #7e061da3
+_UNITS = "km²|km2|km/h|km|kg|mg|cm|mm|ml|ha|mph|mi|lbs?|ft|GB|MB|TB|KB|GHz|MHz|kW|MW|GW|kWh|mAh|°C|°F|℃|m²|m2|m³"
+_MONEY = (
+    r"[$€£¥₹₽₦₩₺₫฿₴₱៛₸₼₾֏₮৳]|(?:US|A|C|R|HK|NZ|S|K|T|U)\$"
+    r"|USD|EUR|GBP|KES|TZS|UGX|JPY|CNY|INR|RUB|ZAR|Rs\.?|Ksh\.?|Sh\.?|TSh\.?|R(?=\d)"
+)
+_NUMBER = r"\d{1,3}(?:[.,\u00a0 ٬٫]\d{3}){1,4}(?:[.,]\d{1,2})?|\d{1,12}(?:[.,٫]\d{1,4})?"
+
 
 @cache
 def value_patterns(language: str) -> tuple[tuple[str, float, re.Pattern], ...]:
@@ -62,7 +65,9 @@ def value_patterns(language: str) -> tuple[tuple[str, float, re.Pattern], ...]:
     flags = re.IGNORECASE
     return (
         ("email address", 0.97, re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}")),
-        ("website", 0.95, re.compile(r"https?://[^\s<>\"'）)\]]{3,300}|(?<![\w@.])(?:www\.)[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}|(?<![\w@.-])[a-z0-9][\w-]{1,62}\.(?:com|org|net|info|edu|gov)(?![\w])", flags | re.ASCII)),
+        ("website", 0.95, re.compile(
+            r"https?://[^\s<>\"'）)\]]{3,300}|(?<![\w@.])(?:www\.)[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}|"
+            r"(?<![\w@.-])[a-z0-9][\w-]{1,62}\.(?:com|org|net|info|edu|gov)(?![\w])", flags | re.ASCII)),
         ("date", 0.92, re.compile(
             rf"{year}[年년](?: ?\d{{1,2}}[月월](?: ?\d{{1,2}}[日일])?)?|(?<!\d)\d{{1,2}}[月월] ?\d{{1,2}}[日일]|"
             r"(?<![\d/.-])\d{1,2}[/.-]\d{1,2}[/.-](?:[12]\d)?\d{2}(?![\d/.-])|(?<![\d/-])[12]\d{3}[-/.]\d{1,2}[-/.]\d{1,2}(?![\d-])")),
@@ -70,7 +75,9 @@ def value_patterns(language: str) -> tuple[tuple[str, float, re.Pattern], ...]:
         ("date", 0.55, re.compile(r"(?<![\w.,/-])(?:1[5-9]|20)\d\d(?:[–-](?:1[5-9]|20)?\d\d)?(?![\w/-]|[.,]\d)")),
         ("time", 0.8, re.compile(r"(?<![\d:.])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?: ?[ap]\.?m\b\.?)?(?![\d:])|(?<![\d:.])\d{1,2} ?[ap]\.?m\b\.?", flags)),
         ("percentage", 0.95, re.compile(rf"{number} ?(?:[%٪％]|{_any(words.get('percent', ()))})|(?:{_any(words.get('percent', ()))}) (?:{_NUMBER})", flags)),
-        ("money", 0.92, re.compile(rf"(?<![\w.])(?:{_MONEY}) ?(?:{_NUMBER})(?: ?(?:{scale}|bn|mn?|k)\b)?|{number} ?(?:(?:{scale}) )?(?:{_MONEY}|{money}){end}|{edge}(?:{money}) (?:(?:{scale}) )?(?:{_NUMBER})")),
+        ("money", 0.92, re.compile(
+            rf"(?<![\w.])(?:{_MONEY}) ?(?:{_NUMBER})(?: ?(?:{scale}|bn|mn?|k)\b)?|{number} ?(?:(?:{scale}) )?(?:{_MONEY}|{money}){end}|"
+            rf"{edge}(?:{money}) (?:(?:{scale}) )?(?:{_NUMBER})")),
         ("quantity", 0.85, re.compile(rf"{number} ?(?:{_UNITS}|{_any(words.get('unit', ()))}){end}")),
     )  # fmt: skip
 
@@ -94,7 +101,7 @@ def values(text: str, language: str) -> list[Mention]:
             last = end
     return kept
 
-# %% ../nbs/05_patterns.ipynb #8d75dbc0
+# %% ../nbs/05_patterns.ipynb #05d043a9
 @cache
 def _legal_pattern(language: str) -> re.Pattern | None:
     forms = word_list(language).get("legal", ())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['execute_task', 'run_tasks', 'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #21b73649
+# %% ../nbs/60_pipeline.ipynb #4ddc85c0
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from multiprocessing import get_context
 
 import yaml
 
-from .graph import PlannedTask, Profile, plan, task_inputs, up_to_date, wanted_tasks
+from .graph import PlannedTask, Profile, outside_inputs, plan, task_inputs, up_to_date, wanted_tasks
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
 
-# %% ../nbs/60_pipeline.ipynb #9814e91a
+# %% ../nbs/60_pipeline.ipynb #e22fd893
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,6 +54,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except Exception as error:  # a kernel that died, a full disk: the other tasks go on
+        (folder / "meta.json").unlink(missing_ok=True)  # it may stand there without the notebook that belongs to it
         return f"{type(error).__name__}: {error}"
     meta, inputs = read_meta(folder), task_inputs(task, home, run)
     if not meta:
@@ -64,7 +65,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #1abc0a1e
+# %% ../nbs/60_pipeline.ipynb #0343d25d
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -117,13 +118,13 @@ def run_tasks(
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
-# %% ../nbs/60_pipeline.ipynb #38b35522
+# %% ../nbs/60_pipeline.ipynb #766f5109
 def _outcome(future: Future) -> str:
     "What `execute_task` said, or why its process could not."
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #34900df2
+# %% ../nbs/60_pipeline.ipynb #187756e0
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip
@@ -133,6 +134,8 @@ def run_profile(
     for teacher in profile.teachers:
         check_teacher(teacher)
     tasks = wanted_tasks(plan(profile), stages)
+    for task in tasks:  # what is not there is said before hours of work
+        outside_inputs(task)
     folder = output_folder(home, run, tasks[0].stage).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

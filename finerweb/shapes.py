@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Found', 'Frequencies', 'spaced_persons', 'east_asian_persons', 'signs', 'enumerated']
 
-# %% ../nbs/05_shapes.ipynb #43ec8db6
+# %% ../nbs/05_shapes.ipynb #dd0368da
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .triggers import Reading, Rules, broad_kind
 
-# %% ../nbs/05_shapes.ipynb #0183f757
+# %% ../nbs/05_shapes.ipynb #458fc7a3
 @dataclass(slots=True)
 class Found:
     "A candidate name: offsets, label, and the two teachers' confidence."
@@ -42,7 +42,7 @@ class Frequencies:
             return False
         return word not in rules.table and word not in rules.breaks and word not in rules.lexicon.names and not word.startswith(rules.article or ("\0",))
 
-# %% ../nbs/05_shapes.ipynb #122590bb
+# %% ../nbs/05_shapes.ipynb #0058d8b1
 def spaced_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Iterator[Found]:
     "First and last names side by side, with the rare words between and behind them."
     n, tokens, spans = 0, reading.tokens, reading.spans
@@ -100,7 +100,7 @@ def east_asian_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Ite
         else:
             yield Found(start, place, "person", 0.75 if name in given and len(name) > 1 else 0.45 if singles and len(name) > 1 else 0.2, 0.0)
 
-# %% ../nbs/05_shapes.ipynb #99a9bf59
+# %% ../nbs/05_shapes.ipynb #3482454e
 _FOREIGN = re.compile(r"[ァ-ヴー]{2,20}(?:[・＝=][ァ-ヴー]{1,20}){1,4}|[\u3400-\u9fff]{1,6}(?:[·•‧・][\u3400-\u9fff]{1,6}){1,4}")
 _CONSONANTS = re.compile(r"[ก-ฮ](?:\.?[ก-ฮ]){0,5}\.")
 _ACRONYM = re.compile(r"(?<![A-Za-z0-9.@/_-])[A-Z][A-Z&]{1,6}(?![A-Za-z0-9.@/_-])")
@@ -121,15 +121,15 @@ def _abbreviations(reading: Reading, rules: Rules) -> Iterator[Found]:
     text = reading.text
     for match in re.finditer(r"\.", text):
         end, start = match.end(), None
-        n = reading.after(end - 1) - 1
-        while n >= 0 and reading.spans[n][1] == (end - 1 if start is None else start) and reading.tokens[n] not in rules.breaks and _CONSONANTS.fullmatch(text[reading.spans[n][0] : end]):
-            start = reading.spans[n][0]
+        n, edge = reading.after(end - 1) - 1, end - 1
+        while n >= 0 and reading.spans[n][1] == edge and reading.tokens[n] not in rules.breaks and _CONSONANTS.fullmatch(text[reading.spans[n][0] : end]):
+            start = edge = reading.spans[n][0]
             n -= 1
         if start is None or end - start < 3 or text[start:end] in rules.table or text[start:end] in rules.never or text[start : end - 1] in rules.never:
             continue
         yield Found(start, end, "government agency", 0.1, 0.55)
 
-# %% ../nbs/05_shapes.ipynb #88ecfc6f
+# %% ../nbs/05_shapes.ipynb #23b5b0e1
 _COMMA = re.compile(r"\s{0,3}[,،、，၊]\s{0,3}|[.。।!?\n;:()（）「」“”]+\s{0,3}")
 
 

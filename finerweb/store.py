@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #f566358f
+# %% ../nbs/02_store.ipynb #2f3c483c
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #d763029e
+# %% ../nbs/02_store.ipynb #e93e3b1c
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #41d84335
+# %% ../nbs/02_store.ipynb #90ece495
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -72,6 +72,8 @@ def _reached(code: str) -> tuple[set[str], set[str]]:
             modules.add(f"finerweb.{node.module}" if node.level else node.module)  # exported modules import their siblings relatively
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "asset" and node.args and isinstance(node.args[0], ast.Constant):
             assets.add(node.args[0].value)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
+            modules |= {str(c.value).split(".")[0] for c in list(ast.walk(node.args[0]))[:2] if isinstance(c, ast.Constant)}
     return modules, assets
 
 
@@ -86,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #29a3f53d
+# %% ../nbs/02_store.ipynb #bfb8a024
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -115,14 +117,17 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #7e49f42a
+# %% ../nbs/02_store.ipynb #b2ae49b2
+_RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
+
+
 def read_meta(folder: Path) -> dict | None:
     "`meta.json` of an output, or None where there is none or it is no JSON: then the output does not count."
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return meta if isinstance(meta, dict) and "fingerprint" in meta and "files" in meta else None
+    return meta if isinstance(meta, dict) and _RECORD <= set(meta) and isinstance(meta["files"], dict) else None
 
 
 def is_done(folder: Path, wanted: str) -> bool:
@@ -137,11 +142,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #ce253cb5
+# %% ../nbs/02_store.ipynb #7017bc7e
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #8307c838
+# %% ../nbs/02_store.ipynb #acc62f95
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -204,7 +209,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #16cb3b9d
+# %% ../nbs/02_store.ipynb #e6513c8d
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

@@ -6,7 +6,7 @@
 __all__ = ['Window', 'case_of', 'read_units', 'cut_windows', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer',
            'read_labels', 'flat', 'SpanBinder', 'frame', 'collate', 'predict_spans']
 
-# %% ../nbs/32_student.ipynb #40ef07b8
+# %% ../nbs/32_student.ipynb #20e06c26
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from .data import Entity, storable
 from .encoder import CharEncoderConfig, CharTokenizer, load_encoder
 from .segment import graphemes
 
-# %% ../nbs/32_student.ipynb #611e3ec4
+# %% ../nbs/32_student.ipynb #be3b00f8
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans start in units `own`."
@@ -74,7 +74,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[W
             return cut
         begin += window - overlap
 
-# %% ../nbs/32_student.ipynb #3a5a006e
+# %% ../nbs/32_student.ipynb #b96bae9e
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -90,7 +90,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/32_student.ipynb #26faf2e3
+# %% ../nbs/32_student.ipynb #c7cc5cb9
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -166,7 +166,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, cases, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/32_student.ipynb #65792618
+# %% ../nbs/32_student.ipynb #11eea8e9
 def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
     mask = units["attention_mask"].unsqueeze(-1)
     means = (encoder(input_ids=units["input_ids"], attention_mask=units["attention_mask"]).last_hidden_state * mask).sum(1)
@@ -196,7 +196,7 @@ def read_labels(model: "SpanBinder", labels: Sequence[str]) -> torch.Tensor:
     vectors = torch.stack([bags[s] if kept[s] is None else kept[s] for s in labels])
     return model.label(nn.functional.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5)
 
-# %% ../nbs/32_student.ipynb #5fd39a58
+# %% ../nbs/32_student.ipynb #a0901056
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     taken, chosen = set(), []
@@ -258,7 +258,7 @@ class SpanBinder(SpanScorer):
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/32_student.ipynb #b1df6044
+# %% ../nbs/32_student.ipynb #cb51cbd0
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)

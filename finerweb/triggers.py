@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'SURE', 'LONGEST', 'Reading', 'Trigger', 'triggers', 'automaton_of', 'broad_kind', 'Rules']
 
-# %% ../nbs/05_triggers.ipynb #7a512415
+# %% ../nbs/05_triggers.ipynb #7e78fc1c
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from .data import broader
 from .lexicon import LISTED, Lexicon, calendar_words, word_list
 from .segment import words
 
-# %% ../nbs/05_triggers.ipynb #75c7e970
+# %% ../nbs/05_triggers.ipynb #367c9d97
 UNSPACED = frozenset("Thai Laoo Khmr Mymr Hani Jpan".split())
 _WORD = re.compile(r"[^\s!-/:-@\[-`{-¿‐-‧‰-⁞〈-】،؛؟٪٬٭۔।॥។៕׃־“”፡-፨၊။—–\u200e\u200f\ufeff]+")
 _DOTS = str.maketrans({".": " ", "\ufeff": " ", "\u200b": " "})
@@ -40,7 +40,7 @@ class Reading:
         "The index of the first word that starts at `place` or later."
         return bisect_left(self.edges, place)
 
-# %% ../nbs/05_triggers.ipynb #24b98aee
+# %% ../nbs/05_triggers.ipynb #fa243e03
 _KIND = re.compile(r"(?:(before|after)_)?(person|people|place|org|company|university|agency|party|team|country|region|city)(?:_(head|tail))?")
 SURE = {"head": 0.72, "tail": 0.72, "before": 0.66, "after": 0.62}
 
@@ -67,7 +67,7 @@ def triggers(language: str) -> dict[str, Trigger]:
             found.setdefault(word.rstrip("?"), Trigger(side, label, SURE[side] * (0.5 if word.endswith("?") else 1.0)))
     return found
 
-# %% ../nbs/05_triggers.ipynb #a11030f7
+# %% ../nbs/05_triggers.ipynb #c71f84b7
 LONGEST = {"person": 4, "head": 8, "tail": 5, "before": 2, "after": 3}  # words of a name, where words stand between spaces
 _SYLLABLES = 2  # unspaced scripts: a word of a name is about two of ICU's
 _PIECE = re.compile(r"[^\s\d\ufeff\u200b!-/:-@\[-`{-~“”]{0,20}")
@@ -210,12 +210,13 @@ class Rules:
         if trigger.side in ("head", "before"):
             place = end
             if trigger.side == "before":
-                n = reading.after(end)
-                while self.article and n < len(reading.tokens) and reading.tokens[n].startswith(self.article) and n < reading.after(end) + 2 and reading.tokens[n] not in self.breaks:
+                first = n = reading.after(end)
+                # Arabic: "the president, the American, George Bush"
+                while self.article and n < min(len(reading.tokens), first + 2) and reading.tokens[n].startswith(self.article) and reading.tokens[n] not in self.breaks:
                     n += 1
                 place = reading.spans[n][0] if n < len(reading.spans) else end
                 between = reading.text[end:place]
-                if "\n" in between or (between.strip() and n == reading.after(end)):
+                if "\n" in between or (between.strip() and n == first):
                     return place, True, []
             base = start if trigger.side == "head" else place
             return base, True, self.forward(reading, place, trigger.label, trigger.side)
