@@ -71,7 +71,7 @@ export: $(READY)
 	$(BIN)/python .ci/notebooks.py export
 
 notebooks: export
-	$(BIN)/python .ci/notebooks.py run
+	FINERWEB_HOME="$${FINERWEB_HOME:-$(abspath runs)}" $(BIN)/python .ci/notebooks.py run
 	$(BIN)/python .ci/notebooks.py export
 
 lock: $(READY)

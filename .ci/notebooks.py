@@ -107,6 +107,9 @@ def run(paths: list[Path]) -> int:
             failed.append(path.name)
             print(f"{path.name}: {e}", file=sys.stderr)
             continue
+        for cell in nb.cells:  # progress bars and warnings are of the moment
+            if cell.cell_type == "code":
+                cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         write(path, nbformat.writes(nb) + "\n")
         subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], cwd=ROOT, check=True)
         print(f"{path.name}: {time.monotonic() - started:.1f} s", flush=True)

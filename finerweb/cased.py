@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LETTERS', 'word_pattern', 'starts_sentence', 'Statistics', 'blocks', 'Word', 'runs']
 
-# %% ../nbs/05_cased.ipynb #da10bcef
+# %% ../nbs/05_cased.ipynb #d8e78176
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +14,7 @@ from functools import cache
 
 from .lexicon import Lexicon, name_key, without_prefix
 
-# %% ../nbs/05_cased.ipynb #f6d3331b
+# %% ../nbs/05_cased.ipynb #4c2e7b5c
 @cache
 def _capitals() -> str:
     "Capital letters of the cased scripts as ranges for a regular expression."
@@ -31,7 +31,7 @@ def word_pattern(prefixed: bool = False) -> re.Pattern:
     first = rf"(?<![\w@#/]){before}[{up}]" if prefixed else rf"[{up}](?<![\w@#/].)"
     return re.compile(rf"{first}(?:\.(?:[{up}]\.)+|\.(?=[ \u00a0]?[{up}])|{letter}*(?:['’ʼ\-‑·&]{letter}+)*(?::[a-zäöå]{{1,5}}(?!\w))?)")
 
-# %% ../nbs/05_cased.ipynb #206f8d4f
+# %% ../nbs/05_cased.ipynb #937b7a44
 LETTERS = re.compile(r"[^\W\d_]+")
 _OPENING = " \t\u00a0\"'“”«„‘(*[-–—•·>|"
 _ENDS = ".!?…:;\n。|•·="
@@ -63,7 +63,7 @@ class Statistics:
         "Share of the uses of a word (lower case) inside a sentence that are capitalised; between 0 and 1, 0.5 where it was never seen."
         return (self.middle[word] + 0.5) / (self.middle[word] + self.lower[word] + 1.0)
 
-# %% ../nbs/05_cased.ipynb #f33beb40
+# %% ../nbs/05_cased.ipynb #c3372af7
 def blocks(text: str, size: int = 20_000) -> list[tuple[int, str]]:
     "(offset, part) of `text`, each at most `size` characters, cut at a line or word end where there is one."
     out, at = [], 0
@@ -77,7 +77,7 @@ def blocks(text: str, size: int = 20_000) -> list[tuple[int, str]]:
         at = end
     return out
 
-# %% ../nbs/05_cased.ipynb #9219e1a9
+# %% ../nbs/05_cased.ipynb #f96dd78d
 @dataclass(slots=True)
 class Word:
     "A capitalised word: offsets, its look-up form, the particle that links it to the word before, and whether its capital is only due to its place."
@@ -94,7 +94,7 @@ class Word:
 @cache
 def _gap_pattern(links: frozenset[str]) -> re.Pattern:
     particles = "|".join(re.escape(p) for p in sorted(links, key=lambda p: (-len(p), p)))
-    return re.compile(rf"[ \u00a0]{{1,2}}(?:({particles or '(?!)'})[ \u00a0]|(d['’]))?", re.IGNORECASE)
+    return re.compile(rf"[ \u00a0]{{1,2}}(?:({particles or '(?!)'})[ \u00a0]|(d['’]|(?:al|el|as|ash|an|ad|ar|at|az|ul)-))?", re.IGNORECASE)
 
 
 def runs(text: str, lexicon: Lexicon) -> list[list[Word]]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Heard', 'Caseless', 'caseless']
 
-# %% ../nbs/05_caseless.ipynb #fbd483cd
+# %% ../nbs/05_caseless.ipynb #e07bea47
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from .lexicon import Lexicon
 from .shapes import Found, Frequencies, east_asian_persons, enumerated, signs, spaced_persons
 from .triggers import Reading, Rules, Trigger, automaton_of, broad_kind
 
-# %% ../nbs/05_caseless.ipynb #70ed7c14
+# %% ../nbs/05_caseless.ipynb #2d906a0b
 @dataclass
 class Heard(Frequencies):
     """Counts over raw text: `words`; `seen` and `whole` for the beginnings of possible names; `votes` of names for labels; `before` and `after`: how much
@@ -30,7 +30,7 @@ class Heard(Frequencies):
         "Whether a name more likely ends at `shorter` than goes on to `longer`."
         return self.whole[shorter] >= max(2, 0.2 * self.seen[shorter]) and self.seen[longer] < 0.35 * self.seen[shorter]
 
-# %% ../nbs/05_caseless.ipynb #af9bdb18
+# %% ../nbs/05_caseless.ipynb #a1f25e6e
 _SUFFIXED = frozenset("Taml Telu Knda Mlym Geor Sinh Ethi Beng Gujr Orya".split())  # endings are written to the name and belong to the mention
 _SHORT = ("Hani", "Jpan", "Hang")  # scripts in which two signs are a whole name
 
@@ -74,6 +74,8 @@ class Caseless(Rules):
             f.formed = 0.6 * self._context(reading, f) if self.spaced else max(0.05, min(1.0, 0.4 + self._context(reading, f)) * f.listed)
             found.append(f)
         found = _longest(found + list(signs(reading, self)))
+        if self.lexicon.script in ("Hani", "Jpan"):
+            found = _joined(found)
         return _longest(found + list(enumerated(reading, self, heard, found)))
 
     def _count(self, reading: Reading) -> None:
@@ -90,6 +92,8 @@ class Caseless(Rules):
             base, left, far = self.reach(reading, start, end, trigger)
             if self.spaced and trigger.side in ("before", "after"):
                 far = self._uncommon(reading, far, left, trigger)
+            elif trigger.label == "person" and trigger.side in ("before", "after") and any(map(heard.common, self._between(reading, base, far, left))):
+                continue
             if not far:
                 continue
             keys, n = [text[base:p] if left else text[p:base] for p in far], len(far) - 1
@@ -109,6 +113,11 @@ class Caseless(Rules):
             known = known or self.learnt.get(name)
             listed, formed = (0.85, max(0.6, trigger.score + 0.1)) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
             yield Found(*((base, edge) if left else (edge, base)), trigger.label, listed, formed), name
+
+    def _between(self, reading: Reading, base: int, far: list[int], left: bool) -> list[str]:
+        "The words of more than one sign between a trigger and the farthest end of a name."
+        start, end = sorted((base, far[-1])) if far else (base, base)
+        return [t for t in reading.tokens[reading.after(start) : reading.after(end)] if len(t) > 1]
 
     def _uncommon(self, reading: Reading, far: list[int], left: bool, trigger: Trigger) -> list[int]:
         "Between spaces a name beside a trigger goes on while its words are names, or too rare to be anything else."
@@ -224,6 +233,18 @@ def _longest(found: list[Found]) -> list[Found]:
             kept.append(f)
             taken.update(range(f.start, f.end))
     return sorted(kept, key=lambda f: f.start)
+
+
+def _joined(found: list[Found]) -> list[Found]:
+    "Places written one after the other as one: 兵庫県姫路市 is Himeji in Hyogo."
+    out: list[Found] = []
+    for f in found:
+        last = out[-1] if out else None
+        if last and last.end == f.start and broad_kind(last.label) == broad_kind(f.label) == "location":
+            out[-1] = Found(last.start, f.end, f.label, min(last.listed, f.listed), max(last.formed, f.formed))
+        else:
+            out.append(f)
+    return out
 
 
 _BLOCK = 20_000  # characters read at once

@@ -6,14 +6,14 @@
 __all__ = ['HEAD_LABELS', 'BROAD', 'BIG_VOCABULARY', 'AND', 'ORGANISATION', 'Chunk', 'joined', 'in_table', 'of_table',
            'known_name', 'Tables', 'is_name', 'without_common', 'units', 'cut_titles', 'cut_segment', 'chunks']
 
-# %% ../nbs/05_chunks.ipynb #d09f2a50
+# %% ../nbs/05_chunks.ipynb #f8a401c3
 import re
 from dataclasses import dataclass
 
 from .cased import Statistics, Word, runs
 from .lexicon import Lexicon, name_key
 
-# %% ../nbs/05_chunks.ipynb #861d8704
+# %% ../nbs/05_chunks.ipynb #16de007e
 @dataclass(slots=True)
 class Chunk:
     """A candidate name: its words, whether a title stands before it, the label and confidence of the lexicon for the whole (`known`), and those of
@@ -48,7 +48,7 @@ def joined(words: list[Word], stems: bool = False) -> str:
     out = [words[0].stem if stems else words[0].key]
     for w in words[1:]:
         word = w.stem if stems else w.key
-        out.append(f"{w.link}{word}" if w.link.endswith(("'", "’")) else f"{w.link} {word}" if w.link else word)
+        out.append(f"{w.link}{word}" if w.link.endswith(("'", "’", "-")) else f"{w.link} {word}" if w.link else word)
     return " ".join(out)
 
 
@@ -66,7 +66,7 @@ def known_name(words: list[Word], lexicon: Lexicon) -> tuple[str, float] | None:
     "What the lexicon knows of a whole name, in its plain form or by its stems."
     return lexicon.names.get(joined(words)) or (lexicon.names.get(joined(words, stems=True)) if lexicon.stem is not str else None)
 
-# %% ../nbs/05_chunks.ipynb #c99631b1
+# %% ../nbs/05_chunks.ipynb #1c67ec98
 HEAD_LABELS = (
     ("event", "event"), ("university", "university"), ("agency", "government agency"), ("party", "political party"), ("team", "sports team"),
     ("team_suffix", "sports team"), ("company", "company"), ("company_suffix", "company"), ("org", "organization"),
@@ -109,7 +109,7 @@ class Tables:
         "Whether one of the words makes an organisation."
         return any(in_table(w, self.heads) for w in words)
 
-# %% ../nbs/05_chunks.ipynb #0e0d7179
+# %% ../nbs/05_chunks.ipynb #539783bb
 def is_name(word: Word, alone: bool, tables: Tables) -> bool:
     "Whether a capitalised word may be (part of) a name; `alone` if it is the whole run."
     key, counts, book = word.key, tables.statistics, tables.lexicon
@@ -140,7 +140,7 @@ def without_common(run: list[Word], tables: Tables) -> list[list[Word]]:
             parts.append([])
     return [p for p in parts if p]
 
-# %% ../nbs/05_chunks.ipynb #3d6e7172
+# %% ../nbs/05_chunks.ipynb #bd3a2380
 def units(words: list[Word], titled: bool, tables: Tables) -> list[Chunk]:
     "Chunks of words without an organisation word: known names first, then what joins them."
     found: list[Chunk] = []
@@ -173,7 +173,7 @@ def _joins(left: Chunk, right: Chunk, tables: Tables) -> bool:
         return any(in_table(w, tables.places) for w in left.words)
     return not (left.known and (len(left.words) > 1 or left.key not in first) and in_table(right.words[0], first))
 
-# %% ../nbs/05_chunks.ipynb #4793e869
+# %% ../nbs/05_chunks.ipynb #5a89212b
 def cut_titles(words: list[Word], tables: Tables) -> list[Chunk]:
     "The chunks of a part: it is cut at titles, which a whole known name may hold."
     out, segment, titled, at = [], [], False, 0
@@ -218,7 +218,7 @@ def _ends_before(words: list[Word], n: int, tables: Tables) -> bool:
     alike = tables.has_head(left) == tables.has_head(right)
     return alike or bool(in_table(right[0], tables.lexicon.first) or tables.known(right) or tables.known(left))
 
-# %% ../nbs/05_chunks.ipynb #e9ff5a66
+# %% ../nbs/05_chunks.ipynb #03595663
 _SMALL = re.compile(r" ((?!\d)[^\W_]{3,30})(?![\w])")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['CASED', 'LISTED', 'name_key', 'word_list', 'locales', 'locale_of', 'script_pattern', 'cities', 'territories',
            'person_names', 'calendar_words', 'stemmer', 'stem_all', 'without_prefix', 'Lexicon', 'lexicon']
 
-# %% ../nbs/05_lexicon.ipynb #94c151a1
+# %% ../nbs/05_lexicon.ipynb #10a426ad
 import importlib
 import json
 import re
@@ -19,12 +19,12 @@ import yaml
 
 from .data import asset
 
-# %% ../nbs/05_lexicon.ipynb #435b4c9d
+# %% ../nbs/05_lexicon.ipynb #b4143ad1
 def name_key(text: str) -> str:
     "`text` as names are looked up: lower case, plain apostrophes, single spaces."
     return " ".join(text.lower().replace("’", "'").replace("ʼ", "'").replace("‑", "-").split())
 
-# %% ../nbs/05_lexicon.ipynb #6d8f1269
+# %% ../nbs/05_lexicon.ipynb #00c1f5ea
 _SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml"}
 
 
@@ -57,7 +57,7 @@ def locale_of(language: str) -> dict[str, str]:
         raise ValueError(f"no offline teacher for {language!r}: assets/weak/locales.tsv has a row for each of {', '.join(locales())}; add one for a new language")
     return locales()[language]
 
-# %% ../nbs/05_lexicon.ipynb #a35da54e
+# %% ../nbs/05_lexicon.ipynb #f75682f6
 _RANGES = {
     "Latn": "A-Za-z\u00c0-\u024f\u1e00-\u1eff", "Cyrl": "\u0400-\u052f", "Grek": "\u0370-\u03ff\u1f00-\u1fff", "Armn": "\u0530-\u058f",
     "Arab": "\u0600-\u06ff\u0750-\u077f", "Hebr": "\u0590-\u05ff", "Ethi": "\u1200-\u139f", "Deva": "\u0900-\u097f", "Beng": "\u0980-\u09ff",
@@ -72,7 +72,7 @@ def script_pattern(script: str) -> re.Pattern:
     "Matches a name all of whose letters are in `script` (ISO 15924)."
     return re.compile(rf"[{_RANGES[script]}][{_RANGES[script]}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
 
-# %% ../nbs/05_lexicon.ipynb #71d5fc30
+# %% ../nbs/05_lexicon.ipynb #3d4b3f0d
 def _population_score(population: int) -> float:
     return 0.9 if population >= 1_000_000 else 0.8 if population >= 200_000 else 0.65 if population >= 60_000 else 0.5
 
@@ -104,11 +104,12 @@ def territories(locale: str) -> dict[str, tuple[str, float]]:
         if code in ("ZZ", "XA", "XB", "001"):
             continue
         label = "country" if code.isalpha() else "location"
-        for part in {name, *re.findall(r"^([^()]+) \(", name)}:
+        # "an Fhrainc" is found as "Fhrainc"; some Sanskrit names end in a colon for a visarga
+        for part in sorted({name, name.rstrip(":"), *re.findall(r"^([^()]+) \(", name), *re.findall(r"^(?:an|na) (\S.+)", name)}):
             found.setdefault(part, (label, 0.93))
     return found
 
-# %% ../nbs/05_lexicon.ipynb #10e9304c
+# %% ../nbs/05_lexicon.ipynb #3ea674a5
 @cache
 def _faker_names(locale: str) -> tuple[frozenset[str], frozenset[str]]:
     try:
@@ -149,7 +150,7 @@ def person_names(language: str) -> tuple[dict[str, float], dict[str, float]]:
         kinds[kind].update({name_key(n): 0.85 for n in words.get(name, ())})
     return kinds
 
-# %% ../nbs/05_lexicon.ipynb #caf34273
+# %% ../nbs/05_lexicon.ipynb #d69add4e
 @cache
 def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     "(month names, weekday names) of `language`, longest first, from CLDR."
@@ -165,7 +166,7 @@ def calendar_words(language: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     kinds[1] |= {name_key(n) for n in extra.get("weekday", ())}
     return tuple(tuple(sorted(k, key=lambda n: (-len(n), n))) for k in kinds)
 
-# %% ../nbs/05_lexicon.ipynb #5ff916bf
+# %% ../nbs/05_lexicon.ipynb #ef5a784f
 _PREFIX = re.compile(r"^(?:[a-z]{1,6}-?|[A-Z])(?=[A-Z][a-z'’])")
 _VOWELS = "aeiouyäöåõüáéíóúýàèìòùâêîôûãėęąįųūčаеєиіїоуюяйьъыэӣөүәαειηουωάέίήόύώ"
 
@@ -206,7 +207,7 @@ def without_prefix(surface: str) -> str:
     "A Bantu word without the small prefix before its capital."
     return _PREFIX.sub("", surface)
 
-# %% ../nbs/05_lexicon.ipynb #749f282b
+# %% ../nbs/05_lexicon.ipynb #8b3081a6
 @dataclass(frozen=True)
 class Lexicon:
     "What is known of one language's names before a text is read."
@@ -249,7 +250,7 @@ def _listed(language: str, locale: str) -> Iterator[tuple[str, str, float]]:
     for name, confidence in cities(locale_of(language)["script"]).items():
         yield name, "city", confidence
 
-# %% ../nbs/05_lexicon.ipynb #6770a2b3
+# %% ../nbs/05_lexicon.ipynb #a305bbc5
 def _word_kinds(language: str, row: dict[str, str]) -> dict[str, frozenset[str]]:
     "The word list as look-up forms, with the words of the calendar and, in cased scripts, the small words of long names."
     words = {kind: frozenset(name_key(w) for w in listed) for kind, listed in word_list(language).items()}

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'dates', 'value_patterns', 'values', 'quoted_names']
 
-# %% ../nbs/05_patterns.ipynb #31f90767
+# %% ../nbs/05_patterns.ipynb #0e93da25
 import re
 from functools import cache
 
 from .data import Mention
 from .lexicon import calendar_words, name_key, word_list
 
-# %% ../nbs/05_patterns.ipynb #4ece3972
+# %% ../nbs/05_patterns.ipynb #da82d1ba
 def _any(words: tuple[str, ...]) -> str:
     return "|".join(re.escape(w) for w in words) or "(?!)"
 
@@ -36,6 +36,8 @@ def dates(text: str, language: str) -> list[tuple[int, int, str, float]]:
         start, end = hit.span()
         if spaced and ((start and text[start - 1].isalnum()) or (end < len(text) and text[end].isalnum())):
             continue
+        if "." in hit.group() and text[end : end + 1] == ".":
+            end += 1
         day = _DAY_LEFT.search(text, max(0, start - 12), start)
         year = _YEAR_RIGHT.match(text, end)
         if (day or year) and name_key(hit.group()) in months:
@@ -45,7 +47,7 @@ def dates(text: str, language: str) -> list[tuple[int, int, str, float]]:
             found.append((start, end, "date", 0.3 if small else 0.7))
     return found
 
-# %% ../nbs/05_patterns.ipynb #7e061da3
+# %% ../nbs/05_patterns.ipynb #b34bbbbc
 _UNITS = "km²|km2|km/h|km|kg|mg|cm|mm|ml|ha|mph|mi|lbs?|ft|GB|MB|TB|KB|GHz|MHz|kW|MW|GW|kWh|mAh|°C|°F|℃|m²|m2|m³"
 _MONEY = (
     r"[$€£¥₹₽₦₩₺₫฿₴₱៛₸₼₾֏₮৳]|(?:US|A|C|R|HK|NZ|S|K|T|U)\$"
@@ -59,8 +61,9 @@ def value_patterns(language: str) -> tuple[tuple[str, float, re.Pattern], ...]:
     "(label, confidence, pattern) for dates, times, amounts, quantities and addresses in `language`."
     words = word_list(language)
     edge, end = (r"(?<![^\W_])", r"(?![^\W_])") if language not in UNSPACED else ("", "")
-    year, year_word = r"[12]\d{3}", _any(words.get("year", ()))
-    number = rf"(?<![\w.,-])(?:{_NUMBER})"
+    year, year_word = r"(?:[12]\d{3}|(?![0-9])\d{4})", _any(words.get("year", ()))
+    number = rf"(?<![\w.,-])(?:{_NUMBER})" if edge else rf"(?<![\d.,-])(?:{_NUMBER})"
+    between = " " if edge else " ?"
     scale, money = _any(words.get("scale", ())), _any(words.get("money", ()))
     flags = re.IGNORECASE
     return (
@@ -69,14 +72,15 @@ def value_patterns(language: str) -> tuple[tuple[str, float, re.Pattern], ...]:
             r"https?://[^\s<>\"'）)\]]{3,300}|(?<![\w@.])(?:www\.)[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}|"
             r"(?<![\w@.-])[a-z0-9][\w-]{1,62}\.(?:com|org|net|info|edu|gov)(?![\w])", flags | re.ASCII)),
         ("date", 0.92, re.compile(
-            rf"{year}[年년](?: ?\d{{1,2}}[月월](?: ?\d{{1,2}}[日일])?)?|(?<!\d)\d{{1,2}}[月월] ?\d{{1,2}}[日일]|"
+            rf"(?:{year}[年년]|(?:平成|昭和|大正|明治|令和)(?:\d{{1,2}}|元)年)(?: ?\d{{1,2}}[月월](?: ?\d{{1,2}}[日일])?)?|\d{{1,2}}世[纪紀](?:\d\d年代)?|"
+            rf"\d\d年代|(?<!\d)\d{{1,2}}[月월] ?\d{{1,2}}[日일]|"
             r"(?<![\d/.-])\d{1,2}[/.-]\d{1,2}[/.-](?:[12]\d)?\d{2}(?![\d/.-])|(?<![\d/-])[12]\d{3}[-/.]\d{1,2}[-/.]\d{1,2}(?![\d-])")),
         ("date", 0.75, re.compile(rf"{edge}(?:{year_word}) ?{year}(?!\d)|(?<!\d){year}[ -]?(?:{year_word}){end}", flags)),
         ("date", 0.55, re.compile(r"(?<![\w.,/-])(?:1[5-9]|20)\d\d(?:[–-](?:1[5-9]|20)?\d\d)?(?![\w/-]|[.,]\d)")),
         ("time", 0.8, re.compile(r"(?<![\d:.])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?: ?[ap]\.?m\b\.?)?(?![\d:])|(?<![\d:.])\d{1,2} ?[ap]\.?m\b\.?", flags)),
         ("percentage", 0.95, re.compile(rf"{number} ?(?:[%٪％]|{_any(words.get('percent', ()))})|(?:{_any(words.get('percent', ()))}) (?:{_NUMBER})", flags)),
         ("money", 0.92, re.compile(
-            rf"(?<![\w.])(?:{_MONEY}) ?(?:{_NUMBER})(?: ?(?:{scale}|bn|mn?|k)\b)?|{number} ?(?:(?:{scale}) )?(?:{_MONEY}|{money}){end}|"
+            rf"(?<![\w.])(?:{_MONEY}) ?(?:{_NUMBER})(?: ?(?:{scale}|bn|mn?|k)\b)?|{number} ?(?:(?:{scale}){between})?(?:{_MONEY}|{money}){end}|"
             rf"{edge}(?:{money}) (?:(?:{scale}) )?(?:{_NUMBER})")),
         ("quantity", 0.85, re.compile(rf"{number} ?(?:{_UNITS}|{_any(words.get('unit', ()))}){end}")),
     )  # fmt: skip
@@ -94,14 +98,16 @@ def values(text: str, language: str) -> list[Mention]:
     for start, end, label, confidence in sorted(found, key=lambda f: (f[0], -f[3], -f[1])):
         if start >= last:
             # "Friday, 5 May 2010" is one date
-            if label == "date" and kept and kept[-1].label == "date" and kept[-1].score <= 0.75 and text[last:start] in (" ", ", "):
+            # and so is "13 تشرين الأول/أكتوبر 1988", whose month has two names
+            gap, dated = text[last:start], label == "date" and kept and kept[-1].label == "date"
+            if dated and ((kept[-1].score <= 0.75 and gap in (" ", ", ")) or (gap == "/" and not text[last - 1].isdigit() and not text[start].isdigit())):
                 first = kept.pop()
                 start, confidence = first.start, max(first.score, confidence)
             kept.append(Mention(text[start:end], label, confidence, start))
             last = end
     return kept
 
-# %% ../nbs/05_patterns.ipynb #05d043a9
+# %% ../nbs/05_patterns.ipynb #d838aaae
 @cache
 def _legal_pattern(language: str) -> re.Pattern | None:
     forms = word_list(language).get("legal", ())

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['execute_task', 'run_tasks', 'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #4ddc85c0
+# %% ../nbs/60_pipeline.ipynb #77ce3d79
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from .graph import PlannedTask, Profile, outside_inputs, plan, task_inputs, up_t
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
 
-# %% ../nbs/60_pipeline.ipynb #e22fd893
+# %% ../nbs/60_pipeline.ipynb #29a4ecef
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -40,17 +41,18 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
     warnings.filterwarnings("ignore")
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     folder = output_folder(home, run, task.stage, task.key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "kernel.log", "w") as log:
+        with open(folder / "kernel.log", "w") as log, tempfile.TemporaryDirectory(prefix="finerweb-") as sockets:
             os.dup2(log.fileno(), 2)  # what the kernel says on stderr is of interest only if it dies
-        papermill.execute_notebook(
-            str(notebooks_folder() / f"{task.stage}.ipynb"), str(folder / "notebook.ipynb"),
-            parameters={**task.parameters, "home": str(runs_folder(home)), "run": run}, kernel_name="python3", progress_bar=False, log_output=False,
-            request_save_on_cell_execute=False,
-        )  # fmt: skip
+            papermill.execute_notebook(
+                str(notebooks_folder() / f"{task.stage}.ipynb"), str(folder / "notebook.ipynb"),
+                parameters={**task.parameters, "home": str(runs_folder(home)), "run": run}, kernel_name="python3", progress_bar=False, log_output=False,
+                request_save_on_cell_execute=False, start_timeout=300, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except Exception as error:  # a kernel that died, a full disk: the other tasks go on
@@ -65,7 +67,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #0343d25d
+# %% ../nbs/60_pipeline.ipynb #525519ad
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -118,13 +120,13 @@ def run_tasks(
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
-# %% ../nbs/60_pipeline.ipynb #766f5109
+# %% ../nbs/60_pipeline.ipynb #cea3aae7
 def _outcome(future: Future) -> str:
     "What `execute_task` said, or why its process could not."
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #187756e0
+# %% ../nbs/60_pipeline.ipynb #8e9be882
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_CHARACTERS_CASELESS', 'RAW_CHARACTERS', 'by_lexicon', 'by_patterns', 'WeakTeacher', 'weak_teacher']
 
-# %% ../nbs/05_weak.ipynb #f84e4737
+# %% ../nbs/05_weak.ipynb #86d71509
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,12 +13,12 @@ from .cased import Statistics, blocks
 from .caseless import Caseless, caseless
 from .chunks import BROAD, Chunk, Tables, chunks
 from .data import Mention, Passage, storable
-from .evidence import CONTEXT_WEIGHT, TYPES, around, context_evidence, head_label, heard_evidence, learn, own_prefix, word_evidence
+from .evidence import CONTEXT_WEIGHT, TYPES, around, by_team, context_evidence, head_label, heard_evidence, learn, own_prefix, word_evidence
 from .lexicon import CASED, Lexicon, lexicon
 from .patterns import quoted_names, values
 from .rating import rating
 
-# %% ../nbs/05_weak.ipynb #d24b9e39
+# %% ../nbs/05_weak.ipynb #e52b4535
 RAW_CHARACTERS_CASELESS = 500_000  # finding the words of Thai or Chinese takes longer, and three letters say what ten say elsewhere
 RAW_CHARACTERS = 2_000_000  # of raw text that a teacher learns from: more costs start-up time and adds little
 
@@ -43,8 +43,8 @@ def _acronym(chunk: Chunk) -> bool:
 
 
 def _damped(score: float) -> float:
-    "Two weak candidates that come from the same capital are not twice as sure: below 0.5 the score falls with its square."
-    return score if score >= 0.5 else 2 * score * score
+    "Two weak candidates that come from the same capital are not twice as sure: below 0.6 the score falls with its square."
+    return score if score >= 0.6 else score * score / 0.6
 
 
 def _by_prefix(chunk: Chunk, book: Lexicon, scores: list[float]) -> list[float]:
@@ -62,8 +62,8 @@ def _capital(chunk: Chunk, counts: Statistics) -> float:
         return 1.0
     return 0.4 + 0.6 * counts.capital(chunk.words[0].key)
 
-# %% ../nbs/05_weak.ipynb #3f01f0b3
-def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float]) -> tuple[str, float]:
+# %% ../nbs/05_weak.ipynb #5e5bfb41
+def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float], features: list[str]) -> tuple[str, float]:
     "(label, confidence) of a chunk from the words of the name and the votes of the raw text."
     scores, label = word_evidence(chunk, book)
     votes = counts.votes.get(chunk.stem)
@@ -73,13 +73,13 @@ def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[st
             scores[n] = _noisy_or(scores[n], 0.8 * votes[n] / (total + 1.0))
     if len(chunk.words) == 1 and chunk.stem in persons:
         scores[0] = _noisy_or(scores[0], 0.6)
-    scores = _by_prefix(chunk, book, scores)
+    scores = by_team(chunk, features, book, _by_prefix(chunk, book, scores))
     if len(chunk.words) == 1 and not label and _acronym(chunk):
         scores[2] = _noisy_or(scores[2], 0.25)
     label, score = _best(scores, label)
     return label, _damped(score * _capital(chunk, counts))
 
-# %% ../nbs/05_weak.ipynb #fdaba7f2
+# %% ../nbs/05_weak.ipynb #e5e2965b
 def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float], features: list[str]) -> tuple[str, float]:
     "(label, confidence) of a chunk from its form and the words around it."
     scores, label = [0.0, 0.0, 0.0, 0.0], ""
@@ -103,7 +103,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
     for n, kind in ((0, "before_person"), (1, "before_place"), (2, "before_org")):
         if before in book.kind(kind):
             scores[n] = _noisy_or(scores[n], 0.35)
-    scores = _by_prefix(chunk, book, scores)
+    scores = by_team(chunk, features, book, _by_prefix(chunk, book, scores))
     if features[1][2:] in book.kind("after_person"):
         scores[0] = _noisy_or(scores[0], 0.3)
     if len(chunk.words) == 1 and chunk.stem in persons:
@@ -111,7 +111,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
     label, score = _best(scores, label)
     return label, _damped(score * _capital(chunk, counts))
 
-# %% ../nbs/05_weak.ipynb #0cda9d5f
+# %% ../nbs/05_weak.ipynb #0cbe9268
 @dataclass
 class WeakTeacher:
     "An offline teacher of one language: `name`, `rate`, `annotate`."
@@ -153,7 +153,7 @@ class WeakTeacher:
         out = []
         for chunk in found:
             if self.name == "lexicon":
-                label, score = by_lexicon(chunk, self.lexicon, self.statistics, persons)
+                label, score = by_lexicon(chunk, self.lexicon, self.statistics, persons, around(text, chunk))
             else:
                 label, score = by_patterns(chunk, self.lexicon, self.statistics, persons, around(text, chunk))
             if label != "other" and score >= 0.05:
@@ -164,7 +164,7 @@ class WeakTeacher:
         said = [(f.start, f.end, f.label, f.listed if self.name == "lexicon" else f.formed) for f in self.caseless.find(text)]
         return [mention for mention in said if mention[3] >= 0.05]
 
-# %% ../nbs/05_weak.ipynb #e40f68cd
+# %% ../nbs/05_weak.ipynb #ceb10c3c
 def _apart(found: list[tuple[int, int, str, float]]) -> list[tuple[int, int, str, float]]:
     "Of overlapping candidates the surer stays."
     kept: list[tuple[int, int, str, float]] = []

@@ -249,7 +249,7 @@ def test_killed_three_times_and_with_one_worker_it_makes_the_same_bytes(finished
     runner.wait()
 
     runner = start("12_filter")
-    os.kill(runner.pid, signal.SIGSTOP)  # so that it is at work whatever the machine's speed
+    os.kill(runner.pid, signal.SIGSTOP)  # so that it is at work whatever the machine's speed; the task it began may still end
     refused = finerweb(tmp_path, *words)
     other = finerweb(tmp_path, "run", "small.yaml", "--run", "other", "--stages", "10_corpus", "--languages", "swh")
     os.kill(runner.pid, signal.SIGKILL)
@@ -258,7 +258,6 @@ def test_killed_three_times_and_with_one_worker_it_makes_the_same_bytes(finished
     assert other.returncode == 0, other.stdout + other.stderr
     wait_for(lambda: not processes(mark), 60, "the end of the killed run's processes")
     before = state(run)
-    assert "12_filter/meta.json" not in before
 
     runner = start("16_merge/swh")
     os.kill(runner.pid, signal.SIGKILL)

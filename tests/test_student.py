@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finerweb.binder import calibrate, choose_labels, label_names, make_cells, make_examples, relation, train_binder  # noqa: E402
+from finerweb.binder import calibrate, choose_labels, choose_rows, label_names, make_cells, make_examples, relation, swap_names, train_binder  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
 from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer, hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
@@ -20,7 +20,7 @@ SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, betwe
     ("Juma Otieno anaishi Kisumu", {"Juma Otieno": "person", "Kisumu": "city"}),
     ("hakuna jina hapa", {}),
 ]
-TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", seed=1, progress=False)
+TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", encoder_dropout=0.0, seed=1, progress=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,7 +106,7 @@ def test_saved_and_loaded_it_says_the_same(trained, tmp_path):
 def test_trained_again_it_is_the_same_bit_for_bit(tiny_encoder):
     def train(seed: int) -> tuple[list, list]:
         model = untrained(tiny_encoder, dropout=0.3)
-        curve, _ = train_binder(model, rows(), **(TRAINING | {"steps": 12, "batch": 3, "seed": seed}))
+        curve, _ = train_binder(model, rows(), **(TRAINING | {"steps": 12, "batch": 3, "encoder_dropout": 0.2, "seed": seed}))
         return curve, [p.clone() for p in model.parameters()]
 
     torch.manual_seed(5)  # whatever was drawn before must not matter
@@ -176,6 +176,22 @@ def test_what_no_window_can_hold_is_counted_and_left_out(tiny_encoder):
     assert missed == 1 and examples[0].gold == [] and examples[0].veiled
     with pytest.raises(ValueError, match="none of the 1 training rows"):
         train_binder(untrained(tiny_encoder), long, **TRAINING)
+
+
+def test_sentences_are_chosen_and_names_exchanged_without_harm():
+    many = [r | {"text": r["text"], "id": f"{n}"} for n in range(20) for r in rows()]
+    many[0]["undecided"] = [{"start": 0, "end": 4, "label": "city", "score": 0.2}]
+    many[1]["entities"][0]["score"] = 0.4
+    options = dict(confident_only=True, min_score=0.5, longest=26, empty=0.1, seed=1)
+    chosen = choose_rows(many, **options)
+    assert chosen == choose_rows(many, **options)
+    assert all(len(r["text"]) <= 26 and not r["undecided"] and all(e["score"] >= 0.5 for e in r["entities"]) for r in chosen)
+    assert sum(not r["entities"] for r in chosen) == round(sum(bool(r["entities"]) for r in chosen) / 9)
+    known = {r["text"][e["start"] : e["end"]]: e["label"] for r in many for e in r["entities"]}
+    swapped = swap_names(many, 1.0, seed=2)
+    assert swapped[0] == many[0] and any(a["text"] != b["text"] for a, b in zip(swapped, many, strict=True))
+    assert all(known[r["text"][e["start"] : e["end"]]] == e["label"] for r in swapped for e in r["entities"])
+    assert swap_names(many, 0.0, seed=2) == many
 
 
 def test_relations_and_labels_of_a_batch():
