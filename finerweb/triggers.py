@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'SURE', 'LONGEST', 'Reading', 'Trigger', 'triggers', 'automaton_of', 'broad_kind', 'Rules']
 
-# %% ../nbs/05_triggers.ipynb #19c0172a
+# %% ../nbs/05_triggers.ipynb #f0e35509
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from .data import broader
 from .lexicon import LISTED, Lexicon, calendar_words, word_list
 from .segment import words
 
-# %% ../nbs/05_triggers.ipynb #d5e8eba7
+# %% ../nbs/05_triggers.ipynb #8f2b7309
 UNSPACED = frozenset("Thai Laoo Khmr Mymr Hani Jpan".split())
 _WORD = re.compile(r"[^\s!-/:-@\[-`{-¿‐-‧‰-⁞〈-】،؛؟٪٬٭۔।॥។៕׃־“”፡-፨၊။—–\u200e\u200f\ufeff]+")
 _DOTS = str.maketrans({".": " ", "\ufeff": " ", "\u200b": " "})
@@ -40,7 +40,7 @@ class Reading:
         "The index of the first word that starts at `place` or later."
         return bisect_left(self.edges, place)
 
-# %% ../nbs/05_triggers.ipynb #bfdcb94c
+# %% ../nbs/05_triggers.ipynb #808d5949
 _KIND = re.compile(r"(?:(before|after)_)?(person|people|place|org|company|university|agency|party|team|country|region|city)(?:_(head|tail))?")
 SURE = {"head": 0.72, "tail": 0.72, "before": 0.66, "after": 0.62}
 
@@ -67,7 +67,7 @@ def triggers(language: str) -> dict[str, Trigger]:
             found.setdefault(word.rstrip("?"), Trigger(side, label, SURE[side] * (0.5 if word.endswith("?") else 1.0)))
     return found
 
-# %% ../nbs/05_triggers.ipynb #96583341
+# %% ../nbs/05_triggers.ipynb #e0004159
 LONGEST = {"person": 4, "head": 8, "tail": 3, "before": 2, "after": 3}  # words of a name, where words stand between spaces
 _SYLLABLES = 2  # unspaced scripts: a word of a name is about two of ICU's
 _PIECE = re.compile(r"[^\s\d\ufeff\u200b!-/:-@\[-`{-~“”]{0,20}")
@@ -103,7 +103,7 @@ class Rules:
         self.listed = frozenset(name for kind, listed in kinds.items() if kind.endswith("_names") for name in listed)
         # the longest come first where several may fit
         self.clitics, self.closing, self.article = (tuple(sorted(kinds.get(kind, ()), key=lambda c: (-len(c), c))) for kind in ("clitic", "closing", "article"))
-        self.stretch = 1 if self.spaced or lexicon.script == "Hani" else _SYLLABLES
+        self.stretch = 1 if self.spaced else _SYLLABLES
 
     def hits(self, reading: Reading) -> Iterator[tuple[int, int, Trigger]]:
         "(start, end, trigger) of the triggers in a text that stand where words do; of those that overlap the longest."

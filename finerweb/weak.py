@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_CHARACTERS_CASELESS', 'RAW_CHARACTERS', 'by_lexicon', 'by_patterns', 'WeakTeacher', 'weak_teacher']
 
-# %% ../nbs/05_weak.ipynb #86d71509
+# %% ../nbs/05_weak.ipynb #cb001bf3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from .lexicon import CASED, Lexicon, lexicon
 from .patterns import quoted_names, values
 from .rating import rating
 
-# %% ../nbs/05_weak.ipynb #e52b4535
+# %% ../nbs/05_weak.ipynb #f0c1831d
 RAW_CHARACTERS_CASELESS = 500_000  # finding the words of Thai or Chinese takes longer, and three letters say what ten say elsewhere
 RAW_CHARACTERS = 2_000_000  # of raw text that a teacher learns from: more costs start-up time and adds little
 
@@ -62,7 +62,7 @@ def _capital(chunk: Chunk, counts: Statistics) -> float:
         return 1.0
     return 0.4 + 0.6 * counts.capital(chunk.words[0].key)
 
-# %% ../nbs/05_weak.ipynb #5e5bfb41
+# %% ../nbs/05_weak.ipynb #83372acf
 def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float], features: list[str]) -> tuple[str, float]:
     "(label, confidence) of a chunk from the words of the name and the votes of the raw text."
     scores, label = word_evidence(chunk, book)
@@ -79,7 +79,7 @@ def by_lexicon(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[st
     label, score = _best(scores, label)
     return label, _damped(score * _capital(chunk, counts))
 
-# %% ../nbs/05_weak.ipynb #e5e2965b
+# %% ../nbs/05_weak.ipynb #b3c8ea16
 def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[str, float], features: list[str]) -> tuple[str, float]:
     "(label, confidence) of a chunk from its form and the words around it."
     scores, label = [0.0, 0.0, 0.0, 0.0], ""
@@ -111,7 +111,7 @@ def by_patterns(chunk: Chunk, book: Lexicon, counts: Statistics, persons: dict[s
     label, score = _best(scores, label)
     return label, _damped(score * _capital(chunk, counts))
 
-# %% ../nbs/05_weak.ipynb #0cbe9268
+# %% ../nbs/05_weak.ipynb #973ab46c
 @dataclass
 class WeakTeacher:
     "An offline teacher of one language: `name`, `rate`, `annotate`."
@@ -164,7 +164,7 @@ class WeakTeacher:
         said = [(f.start, f.end, f.label, f.listed if self.name == "lexicon" else f.formed) for f in self.caseless.find(text)]
         return [mention for mention in said if mention[3] >= 0.05]
 
-# %% ../nbs/05_weak.ipynb #ceb10c3c
+# %% ../nbs/05_weak.ipynb #dc221556
 def _apart(found: list[tuple[int, int, str, float]]) -> list[tuple[int, int, str, float]]:
     "Of overlapping candidates the surer stays."
     kept: list[tuple[int, int, str, float]] = []
