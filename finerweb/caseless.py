@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Heard', 'Caseless', 'caseless']
 
-# %% ../nbs/05_caseless.ipynb #e07bea47
+# %% ../nbs/05_caseless.ipynb #9fe0c35d
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .lexicon import Lexicon
 from .shapes import Found, Frequencies, east_asian_persons, enumerated, signs, spaced_persons
-from .triggers import Reading, Rules, Trigger, automaton_of, broad_kind
+from .triggers import Reading, Rules, Trigger, automaton_of, broad_kind, reach, titled
 
-# %% ../nbs/05_caseless.ipynb #2d906a0b
+# %% ../nbs/05_caseless.ipynb #19ff3b9f
 @dataclass
 class Heard(Frequencies):
     """Counts over raw text: `words`; `seen` and `whole` for the beginnings of possible names; `votes` of names for labels; `before` and `after`: how much
@@ -30,7 +30,7 @@ class Heard(Frequencies):
         "Whether a name more likely ends at `shorter` than goes on to `longer`."
         return self.whole[shorter] >= max(2, 0.2 * self.seen[shorter]) and self.seen[longer] < 0.35 * self.seen[shorter]
 
-# %% ../nbs/05_caseless.ipynb #a1f25e6e
+# %% ../nbs/05_caseless.ipynb #b7e612fb
 _SUFFIXED = frozenset("Taml Telu Knda Mlym Geor Sinh Ethi Beng Gujr Orya".split())  # endings are written to the name and belong to the mention
 _SHORT = ("Hani", "Jpan", "Hang")  # scripts in which two signs are a whole name
 
@@ -50,180 +50,191 @@ class Caseless(Rules):
             self.heard.words.update(reading.tokens)
         self.heard.total = sum(self.heard.words.values())
         for reading in readings:
-            self._count(reading)
+            _count(self, reading)
         for reading in readings:
-            for found, name in self._beside_triggers(reading):
+            for found, name in _beside_triggers(self, reading):
                 parts = name.split() if found.label == "person" else []
                 for part in (name, *(parts if len(parts) > 1 else ())):
                     self.heard.votes.setdefault(part, Counter())[found.label] += 1.0 if found.formed > 0.5 else 0.4
-        self._learn(readings)
-        self._surroundings(readings)
+        _learn(self, readings)
+        _surroundings(self, readings)
 
     def find(self, text: str) -> list[Found]:
         "The candidates of `text`, left to right without overlaps."
         reading, heard = Reading(text, self.lexicon), self.heard
-        found = [f for f, _ in self._beside_triggers(reading)]
+        found = [f for f, _ in _beside_triggers(self, reading)]
         persons = {place: f for f in found if f.label == "person" for place in range(f.start, f.end)}
-        for f in self._listed(reading):
+        for f in _listed(self, reading):
             titled = persons.get(f.start)
             if f.label == "person" and titled and titled.end < f.end:
                 titled.end = f.end
             else:
                 found.append(f)
         for f in spaced_persons(reading, self, heard) if self.spaced else east_asian_persons(reading, self, heard) if self.lexicon.script in _SHORT else ():
-            f.formed = 0.6 * self._context(reading, f) if self.spaced else max(0.05, min(1.0, 0.4 + self._context(reading, f)) * f.listed)
+            f.formed = 0.6 * _context(self, reading, f) if self.spaced else max(0.05, min(1.0, 0.4 + _context(self, reading, f)) * f.listed)
             found.append(f)
         found = _longest(found + list(signs(reading, self)))
         if self.lexicon.script in ("Hani", "Jpan"):
             found = _joined(found)
         return _longest(found + list(enumerated(reading, self, heard, found)))
 
-    def _count(self, reading: Reading) -> None:
-        for start, end, trigger in self.titled(reading):
-            base, left, far = self.reach(reading, start, end, trigger)
-            names = [reading.text[base:p] if left else reading.text[p:base] for p in far]
-            self.heard.seen.update(names)
-            self.heard.whole.update(names[-1:])
+# %% ../nbs/05_caseless.ipynb #d2b20508
+def _count(book: Caseless, reading: Reading) -> None:
+    for start, end, trigger in titled(book, reading):
+        base, left, far = reach(book, reading, start, end, trigger)
+        names = [reading.text[base:p] if left else reading.text[p:base] for p in far]
+        book.heard.seen.update(names)
+        book.heard.whole.update(names[-1:])
 
-    def _beside_triggers(self, reading: Reading) -> Iterator[tuple[Found, str]]:
-        "The names beside triggers, each with the part that is the name proper."
-        text, heard = reading.text, self.heard
-        for start, end, trigger in self.titled(reading):
-            base, left, far = self.reach(reading, start, end, trigger)
-            if self.spaced and trigger.side in ("before", "after"):
-                far = self._uncommon(reading, far, left, trigger)
-            elif trigger.label == "person" and trigger.side in ("before", "after") and any(map(heard.common, self._between(reading, base, far, left))):
-                continue
-            if not far:
-                continue
-            keys, n = [text[base:p] if left else text[p:base] for p in far], len(far) - 1
-            for k in range(n):
-                # a Thai surname goes on behind the space, however seldom it was seen
-                if heard.ends(keys[k], keys[k + 1]) and not (trigger.label == "person" and left and text[far[k]] == " " and not self.spaced):
-                    n = k
-                    break
-            edge, head = far[n], left and trigger.side == "head"
-            if head:
-                edge += len(next((c for word in self.closing for c in (word, f" {word}") if text.startswith(c, edge)), ""))
-            name = text[end:edge].strip() if head else keys[n]
-            known = self.lexicon.names.get(name.lower())
-            if not name or keys[n] in self.never or (known and known[0] != trigger.label and known[1] > 0.7 and trigger.side in ("before", "after")):
-                continue
-            votes = heard.votes.get(name, {}).get(trigger.label, 0)
-            known = known or self.learnt.get(name)
-            listed, formed = (0.85, max(0.6, trigger.score + 0.1)) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
-            yield Found(*((base, edge) if left else (edge, base)), trigger.label, listed, formed), name
 
-    def _between(self, reading: Reading, base: int, far: list[int], left: bool) -> list[str]:
-        "The words of more than one sign between a trigger and the farthest end of a name."
-        start, end = sorted((base, far[-1])) if far else (base, base)
-        return [t for t in reading.tokens[reading.after(start) : reading.after(end)] if len(t) > 1]
-
-    def _uncommon(self, reading: Reading, far: list[int], left: bool, trigger: Trigger) -> list[int]:
-        "Between spaces a name beside a trigger goes on while its words are names, or too rare to be anything else."
-        out, person, before = [], trigger.label == "person", ""
-        for n, place in enumerate(far):
-            token = reading.tokens[reading.ends[place] if left else reading.starts[place]]
-            known, rare = person and (token in self.people or token in self.particles), self.heard.rare(token, self)
-            if n == 0:
-                fits = known or (not self.heard.common(token) and (not person or (trigger.score > 0.5 and rare)))
-            else:
-                closed = before.startswith(self.article or ("\0",)) or n > 1 or not person
-                fits = known or before in self.particles or (not closed and (rare or token.startswith(self.article or ("\0",))))
-            if not fits:
+def _beside_triggers(book: Caseless, reading: Reading) -> Iterator[tuple[Found, str]]:
+    "The names beside triggers, each with the part that is the name proper."
+    text, heard = reading.text, book.heard
+    for start, end, trigger in titled(book, reading):
+        base, left, far = reach(book, reading, start, end, trigger)
+        if book.spaced and trigger.side in ("before", "after"):
+            far = _uncommon(book, reading, far, left, trigger)
+        elif trigger.label == "person" and trigger.side in ("before", "after") and any(map(heard.common, _between(book, reading, base, far, left))):
+            continue
+        if not far:
+            continue
+        keys, n = [text[base:p] if left else text[p:base] for p in far], len(far) - 1
+        for k in range(n):
+            # a Thai surname goes on behind the space, however seldom it was seen
+            if heard.ends(keys[k], keys[k + 1]) and not (trigger.label == "person" and left and text[far[k]] == " " and not book.spaced):
+                n = k
                 break
-            out.append(place)
-            before = token
-        return out
+        edge, head = far[n], left and trigger.side == "head"
+        if head:
+            edge += len(next((c for word in book.closing for c in (word, f" {word}") if text.startswith(c, edge)), ""))
+        name = text[end:edge].strip() if head else keys[n]
+        known = book.lexicon.names.get(name.lower())
+        if not name or keys[n] in book.never or (known and known[0] != trigger.label and known[1] > 0.7 and trigger.side in ("before", "after")):
+            continue
+        votes = heard.votes.get(name, {}).get(trigger.label, 0)
+        known = known or book.learnt.get(name)
+        listed, formed = (0.85, max(0.6, trigger.score + 0.1)) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
+        yield Found(*((base, edge) if left else (edge, base)), trigger.label, listed, formed), name
 
-    def _learn(self, readings: list[Reading]) -> None:
-        "Names that the raw text gave a type again and again, unless they mostly occur without any."
-        votes = {name: v for name, v in self.heard.votes.items() if sum(v.values()) >= 2 and 1 < len(name) < 60}
-        automaton, counts = automaton_of(votes), Counter()
-        for reading in readings:
-            counts.update(name for end, name in automaton.iter(reading.text) if end - len(name) + 1 in reading.starts and end + 1 in reading.ends)
-        for name, v in sorted(votes.items()):
-            label, n = v.most_common(1)[0]
-            score = min(0.85, 1.1 * n / max(counts[name], sum(v.values())) * n / (n + 1))
-            if name not in self.breaks and score >= 0.2 and (len(name) > 2 or self.lexicon.script in _SHORT):
-                self.learnt[name] = (label, score)
-        self.learnt_names = automaton_of(self.learnt)
-
-    def _surroundings(self, readings: list[Reading]) -> None:
-        "Fills `before` and `after` from the names that the lists are sure of."
-        tables, totals = ({}, {}), Counter()
-        for reading in readings:
-            for found in self._listed(reading):
-                kind = broad_kind(found.label)
-                if found.listed >= 0.75 and kind:
-                    totals[kind] += 1
-                    for table, word in zip(tables, self._neighbours(reading, found), strict=True):
-                        table.setdefault(word, Counter())[kind] += 1
-        for lifts, table in zip((self.heard.before, self.heard.after), tables, strict=True):
-            for word, counts in table.items():
-                base = (self.heard.words[word] + 20) / (self.heard.total + 1)
-                lifts[word] = {kind: n / totals[kind] / base for kind, n in counts.items() if n >= 2}
-
-    def _neighbours(self, reading: Reading, found: Found) -> tuple[str, str]:
-        n, m = reading.after(found.start), reading.after(found.end)
-        return (reading.tokens[n - 1] if n else "^"), (reading.tokens[m] if m < len(reading.tokens) else "$")
-
-    def _context(self, reading: Reading, found: Found) -> float:
-        "Confidence from the words beside a listed name; that of a country is not put in doubt by them."
-        kind, lift = broad_kind(found.label), 1.0
-        for table, word in zip((self.heard.before, self.heard.after), self._neighbours(reading, found), strict=True):
-            lift *= min(8.0, max(0.3, table.get(word, {}).get(kind, 0.5))) ** 0.5
-        return max(0.55 if found.listed > 0.88 else 0.05, min(0.7, 0.15 * lift))
-
-    def _listed(self, reading: Reading) -> Iterator[Found]:
-        "The listed and learnt names of a text, longest first from the left."
-        low, last = reading.text.lower(), 0
-        if len(low) != len(reading.text):
-            low = reading.text
-        hits = {(end - len(key) + 1, end + 1, key) for automaton in (self.names, self.learnt_names) for end, key in automaton.iter(low)}
-        for start, end, key in sorted(hits, key=lambda h: (h[0], -h[1])):
-            if start < last or key in self.never or not (span := self._at_edges(reading, start, end)):
-                continue
-            label, score = self._worth(key)
-            n, m = reading.ends.get(span[0]), reading.starts.get(span[1])
-            # คนไทย is "a Thai": the word beside the name says that it is none
-            denied = (n is not None and reading.tokens[n] in self.not_after) or (m is not None and reading.tokens[m] in self.not_before)
-            if score >= 0.15 and not denied:
-                found = Found(*span, label, score if span == (start, end) else 0.9 * score, 0.0)
-                found.formed = self._context(reading, found) if self.heard.before or score > 0.88 else 0.05
-                yield found
-                last = span[1]
-
-    def _at_edges(self, reading: Reading, start: int, end: int) -> tuple[int, int] | None:
-        "The span of a hit with what is written to it, or None if it does not stand where words begin and end."
-        if not self.spaced:
-            left, right = start in reading.starts, end in reading.ends
-            return (start, end) if (left and right) or ((left or right) and end - start >= 6 and reading.text[start] > "\u0e00") else None
-        n, m = reading.after(start + 1) - 1, reading.after(end) - 1
-        if n < 0 or reading.spans[n][1] <= start:
-            return None
-        first, last = reading.spans[n][0], reading.spans[m][1]
-        if first != start and reading.text[first:start] not in self.clitics:
-            return None
-        rest = reading.text[end:last]
-        if rest and rest not in self.bare and not (end - start >= 4 and len(rest) <= 3 and self.lexicon.script in _SUFFIXED):
-            return None
-        return (start, end) if self.lexicon.script == "Hang" else (first, last)
-
-    def _worth(self, key: str) -> tuple[str, float]:
-        "(label, confidence) of a listed or learnt name wherever it stands."
-        key = self.alias.get(key, key)
-        label, score = self.lexicon.names.get(key) or ("", 0.0)
-        if score and key not in self.listed and label in ("city", "language", "currency"):
-            # in these scripts a city's name may be any word: what a list says of it counts less
-            score *= score * (0.6 if self.article and key.startswith(self.article) else 1.0) * (0.5 if self.heard.common(key) else 1.0)
-            if len(key) < (4 if self.spaced else 5) and self.lexicon.script not in _SHORT:
-                score *= 0.45
-        if key in self.learnt and self.learnt[key][1] > score:
-            return self.learnt[key]
-        return (label, score) if label else ("person", (0.1 if self.heard.common(key) else 0.25) * self.people.get(key, 0.0))
+# %% ../nbs/05_caseless.ipynb #2ee468f5
+def _between(book: Caseless, reading: Reading, base: int, far: list[int], left: bool) -> list[str]:
+    "The words of more than one sign between a trigger and the farthest end of a name."
+    start, end = sorted((base, far[-1])) if far else (base, base)
+    return [t for t in reading.tokens[reading.after(start) : reading.after(end)] if len(t) > 1]
 
 
+def _uncommon(book: Caseless, reading: Reading, far: list[int], left: bool, trigger: Trigger) -> list[int]:
+    "Between spaces a name beside a trigger goes on while its words are names, or too rare to be anything else."
+    out, person, before = [], trigger.label == "person", ""
+    for n, place in enumerate(far):
+        token = reading.tokens[reading.ends[place] if left else reading.starts[place]]
+        known, rare = person and (token in book.people or token in book.particles), book.heard.rare(token, book)
+        if n == 0:
+            fits = known or (not book.heard.common(token) and (not person or (trigger.score > 0.5 and rare)))
+        else:
+            closed = before.startswith(book.article or ("\0",)) or n > 1 or not person
+            fits = known or before in book.particles or (not closed and (rare or token.startswith(book.article or ("\0",))))
+        if not fits:
+            break
+        out.append(place)
+        before = token
+    return out
+
+# %% ../nbs/05_caseless.ipynb #ac9a5bc5
+def _learn(book: Caseless, readings: list[Reading]) -> None:
+    "Names that the raw text gave a type again and again, unless they mostly occur without any."
+    votes = {name: v for name, v in book.heard.votes.items() if sum(v.values()) >= 2 and 1 < len(name) < 60}
+    automaton, counts = automaton_of(votes), Counter()
+    for reading in readings:
+        counts.update(name for end, name in automaton.iter(reading.text) if end - len(name) + 1 in reading.starts and end + 1 in reading.ends)
+    for name, v in sorted(votes.items()):
+        label, n = v.most_common(1)[0]
+        score = min(0.85, 1.1 * n / max(counts[name], sum(v.values())) * n / (n + 1))
+        if name not in book.breaks and score >= 0.2 and (len(name) > 2 or book.lexicon.script in _SHORT):
+            book.learnt[name] = (label, score)
+    book.learnt_names = automaton_of(book.learnt)
+
+
+def _surroundings(book: Caseless, readings: list[Reading]) -> None:
+    "Fills `before` and `after` from the names that the lists are sure of."
+    tables, totals = ({}, {}), Counter()
+    for reading in readings:
+        for found in _listed(book, reading):
+            kind = broad_kind(found.label)
+            if found.listed >= 0.75 and kind:
+                totals[kind] += 1
+                for table, word in zip(tables, _neighbours(book, reading, found), strict=True):
+                    table.setdefault(word, Counter())[kind] += 1
+    for lifts, table in zip((book.heard.before, book.heard.after), tables, strict=True):
+        for word, counts in table.items():
+            base = (book.heard.words[word] + 20) / (book.heard.total + 1)
+            lifts[word] = {kind: n / totals[kind] / base for kind, n in counts.items() if n >= 2}
+
+
+def _neighbours(book: Caseless, reading: Reading, found: Found) -> tuple[str, str]:
+    n, m = reading.after(found.start), reading.after(found.end)
+    return (reading.tokens[n - 1] if n else "^"), (reading.tokens[m] if m < len(reading.tokens) else "$")
+
+
+def _context(book: Caseless, reading: Reading, found: Found) -> float:
+    "Confidence from the words beside a listed name; that of a country is not put in doubt by them."
+    kind, lift = broad_kind(found.label), 1.0
+    for table, word in zip((book.heard.before, book.heard.after), _neighbours(book, reading, found), strict=True):
+        lift *= min(8.0, max(0.3, table.get(word, {}).get(kind, 0.5))) ** 0.5
+    return max(0.55 if found.listed > 0.88 else 0.05, min(0.7, 0.15 * lift))
+
+# %% ../nbs/05_caseless.ipynb #a1270c5b
+def _listed(book: Caseless, reading: Reading) -> Iterator[Found]:
+    "The listed and learnt names of a text, longest first from the left."
+    low, last = reading.text.lower(), 0
+    if len(low) != len(reading.text):
+        low = reading.text
+    hits = {(end - len(key) + 1, end + 1, key) for automaton in (book.names, book.learnt_names) for end, key in automaton.iter(low)}
+    for start, end, key in sorted(hits, key=lambda h: (h[0], -h[1])):
+        if start < last or key in book.never or not (span := _at_edges(book, reading, start, end)):
+            continue
+        label, score = _worth(book, key)
+        n, m = reading.ends.get(span[0]), reading.starts.get(span[1])
+        # คนไทย is "a Thai": the word beside the name says that it is none
+        denied = (n is not None and reading.tokens[n] in book.not_after) or (m is not None and reading.tokens[m] in book.not_before)
+        if score >= 0.15 and not denied:
+            found = Found(*span, label, score if span == (start, end) else 0.9 * score, 0.0)
+            found.formed = _context(book, reading, found) if book.heard.before or score > 0.88 else 0.05
+            yield found
+            last = span[1]
+
+
+def _at_edges(book: Caseless, reading: Reading, start: int, end: int) -> tuple[int, int] | None:
+    "The span of a hit with what is written to it, or None if it does not stand where words begin and end."
+    if not book.spaced:
+        left, right = start in reading.starts, end in reading.ends
+        return (start, end) if (left and right) or ((left or right) and end - start >= 6 and reading.text[start] > "\u0e00") else None
+    n, m = reading.after(start + 1) - 1, reading.after(end) - 1
+    if n < 0 or reading.spans[n][1] <= start:
+        return None
+    first, last = reading.spans[n][0], reading.spans[m][1]
+    if first != start and reading.text[first:start] not in book.clitics:
+        return None
+    rest = reading.text[end:last]
+    if rest and rest not in book.bare and not (end - start >= 4 and len(rest) <= 3 and book.lexicon.script in _SUFFIXED):
+        return None
+    return (start, end) if book.lexicon.script == "Hang" else (first, last)
+
+
+def _worth(book: Caseless, key: str) -> tuple[str, float]:
+    "(label, confidence) of a listed or learnt name wherever it stands."
+    key = book.alias.get(key, key)
+    label, score = book.lexicon.names.get(key) or ("", 0.0)
+    if score and key not in book.listed and label in ("city", "language", "currency"):
+        # in these scripts a city's name may be any word: what a list says of it counts less
+        score *= score * (0.6 if book.article and key.startswith(book.article) else 1.0) * (0.5 if book.heard.common(key) else 1.0)
+        if len(key) < (4 if book.spaced else 5) and book.lexicon.script not in _SHORT:
+            score *= 0.45
+    if key in book.learnt and book.learnt[key][1] > score:
+        return book.learnt[key]
+    return (label, score) if label else ("person", (0.1 if book.heard.common(key) else 0.25) * book.people.get(key, 0.0))
+
+# %% ../nbs/05_caseless.ipynb #0b8fb58a
 def _longest(found: list[Found]) -> list[Found]:
     "Of overlapping candidates the longest stays, of equal ones the surer."
     kept: list[Found] = []

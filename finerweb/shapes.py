@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Found', 'Frequencies', 'spaced_persons', 'east_asian_persons', 'signs', 'enumerated']
 
-# %% ../nbs/05_shapes.ipynb #606c9451
+# %% ../nbs/05_shapes.ipynb #643b2f00
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .triggers import Reading, Rules, broad_kind
+from .triggers import Reading, Rules, broad_kind, stops
 
-# %% ../nbs/05_shapes.ipynb #01e37952
+# %% ../nbs/05_shapes.ipynb #2f88f037
 @dataclass(slots=True)
 class Found:
     "A candidate name: offsets, label, and the two teachers' confidence."
@@ -42,7 +42,7 @@ class Frequencies:
             return False
         return word not in rules.table and word not in rules.breaks and word not in rules.lexicon.names and not word.startswith(rules.article or ("\0",))
 
-# %% ../nbs/05_shapes.ipynb #2b21c2c7
+# %% ../nbs/05_shapes.ipynb #8c936b44
 def spaced_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Iterator[Found]:
     "First and last names side by side, with the rare words between and behind them."
     n, tokens, spans = 0, reading.tokens, reading.spans
@@ -51,7 +51,7 @@ def spaced_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Iterato
             n += 1
             continue
         first, last, known, m = n, n, 1, n + 1
-        while m < len(tokens) and m - first < 6 and reading.text[spans[m - 1][1] : spans[m][0]] in (" ", "-") and not rules.stops(tokens[m], "person"):
+        while m < len(tokens) and m - first < 6 and reading.text[spans[m - 1][1] : spans[m][0]] in (" ", "-") and not stops(rules, tokens[m], "person"):
             if tokens[m] in rules.people or tokens[m] in rules.particles:
                 known, last = known + (tokens[m] in rules.people), m if tokens[m] in rules.people else last
             elif seen.rare(tokens[m], rules) and m - last < 2:
@@ -100,7 +100,7 @@ def east_asian_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Ite
         else:
             yield Found(start, place, "person", 0.75 if name in given and len(name) > 1 else 0.45 if singles and len(name) > 1 else 0.2, 0.0)
 
-# %% ../nbs/05_shapes.ipynb #786036e5
+# %% ../nbs/05_shapes.ipynb #9e1eb794
 _FOREIGN = re.compile(r"[ァ-ヴー]{2,20}(?:[・＝=][ァ-ヴー]{1,20}){1,4}|[\u3400-\u9fff]{1,6}(?:[·•‧・][\u3400-\u9fff]{1,6}){1,4}")
 _CONSONANTS = re.compile(r"[ก-ฮ](?:\.?[ก-ฮ]){0,5}\.")
 _ACRONYM = re.compile(r"(?<![A-Za-z0-9.@/_-])[A-Z][A-Z&]{1,6}(?![A-Za-z0-9.@/_-])")
@@ -129,7 +129,7 @@ def _abbreviations(reading: Reading, rules: Rules) -> Iterator[Found]:
             continue
         yield Found(start, end, "government agency", 0.1, 0.55)
 
-# %% ../nbs/05_shapes.ipynb #98bd4947
+# %% ../nbs/05_shapes.ipynb #0ad0b1bd
 _COMMA = re.compile(r"\s{0,3}[,،、，၊]\s{0,3}|[.。।!?\n;:()（）「」“”]+\s{0,3}")
 
 

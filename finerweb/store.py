@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #2f3c483c
+# %% ../nbs/02_store.ipynb #50137648
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #e93e3b1c
+# %% ../nbs/02_store.ipynb #cdf64bac
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #90ece495
+# %% ../nbs/02_store.ipynb #d37fbf72
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #bfb8a024
+# %% ../nbs/02_store.ipynb #b4f4fb88
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -117,7 +117,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #b2ae49b2
+# %% ../nbs/02_store.ipynb #f42885fd
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -142,23 +142,16 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #7017bc7e
+# %% ../nbs/02_store.ipynb #d3532ec9
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #acc62f95
+# %% ../nbs/02_store.ipynb #e7373e2a
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
-    def __init__(
-        self,
-        home: str,  # folder of runs; empty: show only
-        run: str,
-        stage: str,  # name of the notebook: "15_align"
-        key: tuple[str, ...] = (),  # language, teacher, ... as the stage's scope says
-        *,
-        parameters: dict,  # all the notebook's parameters but home and run
-    ):
+    def __init__(self, home: str, run: str, stage: str, key: tuple[str, ...] = (), *, parameters: dict):
+        "`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all the notebook's but home and run."
         self.shown_only, self.home, self.run, self.stage, self.key = not home, home, run, stage, tuple(key)
         self.parameters, self.inputs = parameters, {}
         self.folder, self._began, self._incoming = output_folder(home, run, stage, self.key), time.time(), None
@@ -166,10 +159,9 @@ class Task:
     def input(self, stage: str, *key: str) -> Path:
         "The folder of a finished output, put on record. Raises FileNotFoundError that says how to make it."
         folder = output_folder(self.home, self.run, stage, key)
-        command = [sys.executable, "-m", "finerweb", "run", self.run, "--stages", stage]
         if self.shown_only and not read_meta(folder):
             print(f"{stage} of the run {self.run!r} is not there yet; making it (a few minutes, once)", flush=True)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-m", "finerweb", "run", self.run, "--stages", stage], check=True, stdout=subprocess.DEVNULL)
         meta = read_meta(folder)
         if not meta:
             raise FileNotFoundError(f"{folder} holds no finished output of {stage}; make it with: finerweb run PROFILE --run {self.run} --stages {stage}")
@@ -178,8 +170,7 @@ class Task:
 
     def read(self, stage: str, *key: str) -> list[dict]:
         "The rows of a finished output, put on record."
-        path = self.input(stage, *key) / "rows.parquet"
-        return read_rows(path)
+        return read_rows(self.input(stage, *key) / "rows.parquet")
 
     def open(self) -> Path:
         "An empty folder to write this task's files into."
@@ -209,7 +200,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #e6513c8d
+# %% ../nbs/02_store.ipynb #d946d128
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
