@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Heard', 'Caseless', 'caseless']
 
-# %% ../nbs/05_caseless.ipynb #9fe0c35d
+# %% ../nbs/05_caseless.ipynb #7ed2ded5
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from .lexicon import Lexicon
 from .shapes import Found, Frequencies, east_asian_persons, enumerated, signs, spaced_persons
 from .triggers import Reading, Rules, Trigger, automaton_of, broad_kind, reach, titled
 
-# %% ../nbs/05_caseless.ipynb #19ff3b9f
+# %% ../nbs/05_caseless.ipynb #0bfb77c2
 @dataclass
 class Heard(Frequencies):
     """Counts over raw text: `words`; `seen` and `whole` for the beginnings of possible names; `votes` of names for labels; `before` and `after`: how much
@@ -30,7 +30,7 @@ class Heard(Frequencies):
         "Whether a name more likely ends at `shorter` than goes on to `longer`."
         return self.whole[shorter] >= max(2, 0.2 * self.seen[shorter]) and self.seen[longer] < 0.35 * self.seen[shorter]
 
-# %% ../nbs/05_caseless.ipynb #b7e612fb
+# %% ../nbs/05_caseless.ipynb #1ebcf2ad
 _SUFFIXED = frozenset("Taml Telu Knda Mlym Geor Sinh Ethi Beng Gujr Orya".split())  # endings are written to the name and belong to the mention
 _SHORT = ("Hani", "Jpan", "Hang")  # scripts in which two signs are a whole name
 
@@ -78,7 +78,7 @@ class Caseless(Rules):
             found = _joined(found)
         return _longest(found + list(enumerated(reading, self, heard, found)))
 
-# %% ../nbs/05_caseless.ipynb #d2b20508
+# %% ../nbs/05_caseless.ipynb #4faf3aba
 def _count(book: Caseless, reading: Reading) -> None:
     for start, end, trigger in titled(book, reading):
         base, left, far = reach(book, reading, start, end, trigger)
@@ -109,14 +109,14 @@ def _beside_triggers(book: Caseless, reading: Reading) -> Iterator[tuple[Found, 
             edge += len(next((c for word in book.closing for c in (word, f" {word}") if text.startswith(c, edge)), ""))
         name = text[end:edge].strip() if head else keys[n]
         known = book.lexicon.names.get(name.lower())
-        if not name or keys[n] in book.never or (known and known[0] != trigger.label and known[1] > 0.7 and trigger.side in ("before", "after")):
+        if not name or keys[n] in book.never or (known and broad_kind(known[0]) != broad_kind(trigger.label) and known[1] > 0.7 and trigger.side in ("before", "after")):
             continue
         votes = heard.votes.get(name, {}).get(trigger.label, 0)
         known = known or book.learnt.get(name)
         listed, formed = (0.85, max(0.6, trigger.score + 0.1)) if known else (0.2 + 0.55 * votes / (votes + 3), trigger.score)
         yield Found(*((base, edge) if left else (edge, base)), trigger.label, listed, formed), name
 
-# %% ../nbs/05_caseless.ipynb #2ee468f5
+# %% ../nbs/05_caseless.ipynb #4046d23d
 def _between(book: Caseless, reading: Reading, base: int, far: list[int], left: bool) -> list[str]:
     "The words of more than one sign between a trigger and the farthest end of a name."
     start, end = sorted((base, far[-1])) if far else (base, base)
@@ -140,7 +140,7 @@ def _uncommon(book: Caseless, reading: Reading, far: list[int], left: bool, trig
         before = token
     return out
 
-# %% ../nbs/05_caseless.ipynb #ac9a5bc5
+# %% ../nbs/05_caseless.ipynb #6dd9acbc
 def _learn(book: Caseless, readings: list[Reading]) -> None:
     "Names that the raw text gave a type again and again, unless they mostly occur without any."
     votes = {name: v for name, v in book.heard.votes.items() if sum(v.values()) >= 2 and 1 < len(name) < 60}
@@ -183,7 +183,7 @@ def _context(book: Caseless, reading: Reading, found: Found) -> float:
         lift *= min(8.0, max(0.3, table.get(word, {}).get(kind, 0.5))) ** 0.5
     return max(0.55 if found.listed > 0.88 else 0.05, min(0.7, 0.15 * lift))
 
-# %% ../nbs/05_caseless.ipynb #a1270c5b
+# %% ../nbs/05_caseless.ipynb #488f6d41
 def _listed(book: Caseless, reading: Reading) -> Iterator[Found]:
     "The listed and learnt names of a text, longest first from the left."
     low, last = reading.text.lower(), 0
@@ -234,7 +234,7 @@ def _worth(book: Caseless, key: str) -> tuple[str, float]:
         return book.learnt[key]
     return (label, score) if label else ("person", (0.1 if book.heard.common(key) else 0.25) * book.people.get(key, 0.0))
 
-# %% ../nbs/05_caseless.ipynb #0b8fb58a
+# %% ../nbs/05_caseless.ipynb #f4715b49
 def _longest(found: list[Found]) -> list[Found]:
     "Of overlapping candidates the longest stays, of equal ones the surer."
     kept: list[Found] = []

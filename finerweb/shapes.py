@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Found', 'Frequencies', 'spaced_persons', 'east_asian_persons', 'signs', 'enumerated']
 
-# %% ../nbs/05_shapes.ipynb #643b2f00
+# %% ../nbs/05_shapes.ipynb #25e6ed1b
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .triggers import Reading, Rules, broad_kind, stops
 
-# %% ../nbs/05_shapes.ipynb #2f88f037
+# %% ../nbs/05_shapes.ipynb #48dd673a
 @dataclass(slots=True)
 class Found:
     "A candidate name: offsets, label, and the two teachers' confidence."
@@ -42,7 +42,7 @@ class Frequencies:
             return False
         return word not in rules.table and word not in rules.breaks and word not in rules.lexicon.names and not word.startswith(rules.article or ("\0",))
 
-# %% ../nbs/05_shapes.ipynb #8c936b44
+# %% ../nbs/05_shapes.ipynb #396d028c
 def spaced_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Iterator[Found]:
     "First and last names side by side, with the rare words between and behind them."
     n, tokens, spans = 0, reading.tokens, reading.spans
@@ -100,7 +100,7 @@ def east_asian_persons(reading: Reading, rules: Rules, seen: Frequencies) -> Ite
         else:
             yield Found(start, place, "person", 0.75 if name in given and len(name) > 1 else 0.45 if singles and len(name) > 1 else 0.2, 0.0)
 
-# %% ../nbs/05_shapes.ipynb #9e1eb794
+# %% ../nbs/05_shapes.ipynb #6dcb391e
 _FOREIGN = re.compile(r"[ァ-ヴー]{2,20}(?:[・＝=][ァ-ヴー]{1,20}){1,4}|[\u3400-\u9fff]{1,6}(?:[·•‧・][\u3400-\u9fff]{1,6}){1,4}")
 _CONSONANTS = re.compile(r"[ก-ฮ](?:\.?[ก-ฮ]){0,5}\.")
 _ACRONYM = re.compile(r"(?<![A-Za-z0-9.@/_-])[A-Z][A-Z&]{1,6}(?![A-Za-z0-9.@/_-])")
@@ -129,7 +129,7 @@ def _abbreviations(reading: Reading, rules: Rules) -> Iterator[Found]:
             continue
         yield Found(start, end, "government agency", 0.1, 0.55)
 
-# %% ../nbs/05_shapes.ipynb #0ad0b1bd
+# %% ../nbs/05_shapes.ipynb #9bb33e5b
 _COMMA = re.compile(r"\s{0,3}[,،、，၊]\s{0,3}|[.。।!?\n;:()（）「」“”]+\s{0,3}")
 
 
