@@ -6,7 +6,7 @@
 __all__ = ['Window', 'case_of', 'read_units', 'cut_windows', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer',
            'read_labels', 'flat', 'SpanBinder', 'frame', 'collate', 'predict_spans']
 
-# %% ../nbs/32_student.ipynb #20e06c26
+# %% ../nbs/32_student.ipynb #746f5ecb
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from .data import Entity, storable
 from .encoder import CharEncoderConfig, CharTokenizer, load_encoder
 from .segment import graphemes
 
-# %% ../nbs/32_student.ipynb #be3b00f8
+# %% ../nbs/32_student.ipynb #824c6802
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans start in units `own`."
@@ -59,7 +59,7 @@ def read_units(text: str, tokenizer) -> tuple[list[int], list[tuple[int, int]], 
         ends.append(a < b and (edges is None or b in edges))
     return units["input_ids"], offsets, starts, ends, [case_of(text[a:b]) for a, b in offsets]
 
-
+# %% ../nbs/32_student.ipynb #1d7d4ce0
 def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[Window]:
     "The windows of one text: `window` units each, `overlap` shared by neighbours, each start owned by one."
     ids, offsets, starts, ends, cases = units
@@ -74,7 +74,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int) -> list[W
             return cut
         begin += window - overlap
 
-# %% ../nbs/32_student.ipynb #b96bae9e
+# %% ../nbs/32_student.ipynb #def2d3be
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -90,7 +90,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/32_student.ipynb #c7cc5cb9
+# %% ../nbs/32_student.ipynb #a0888a24
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -108,7 +108,7 @@ class SpanBinderConfig(PreTrainedConfig):
 def _build(settings: dict) -> nn.Module:
     return AutoModel.from_config(AutoConfig.for_model(**settings))
 
-
+# %% ../nbs/32_student.ipynb #1da168ee
 class SpanScorer(PreTrainedModel):
     "The network of the student: both encoders, the projections, and the score of a span for a label."
 
@@ -166,7 +166,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, cases, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/32_student.ipynb #11eea8e9
+# %% ../nbs/32_student.ipynb #534eb348
 def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
     mask = units["attention_mask"].unsqueeze(-1)
     means = (encoder(input_ids=units["input_ids"], attention_mask=units["attention_mask"]).last_hidden_state * mask).sum(1)
@@ -196,7 +196,7 @@ def read_labels(model: "SpanBinder", labels: Sequence[str]) -> torch.Tensor:
     vectors = torch.stack([bags[s] if kept[s] is None else kept[s] for s in labels])
     return model.label(nn.functional.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5)
 
-# %% ../nbs/32_student.ipynb #a0901056
+# %% ../nbs/32_student.ipynb #a415d709
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     taken, chosen = set(), []
@@ -206,7 +206,7 @@ def flat(entities: Iterable[Entity]) -> list[Entity]:
             chosen.append(e)
     return sorted(chosen, key=lambda e: e.start)
 
-
+# %% ../nbs/32_student.ipynb #bd4c86a9
 class SpanBinder(SpanScorer):
     "A span bi-encoder with its tokenizers. Make one with `from_encoder`, or read one with `from_pretrained`."
 
@@ -254,11 +254,11 @@ class SpanBinder(SpanScorer):
         found = predict_spans(self, texts, labels, self.config.threshold if threshold is None else threshold, batch_size, exact, progress)
         return [flat(entities) for entities in found]
 
-
+# %% ../nbs/32_student.ipynb #c380c3ce
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/32_student.ipynb #cb51cbd0
+# %% ../nbs/32_student.ipynb #4b1bc9d9
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -282,7 +282,7 @@ def collate(model: SpanBinder, windows: Sequence[Window]) -> tuple[dict, torch.T
     read = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device), "cases": cases.to(model.device), "prefix": len(before)}
     return read, starts.to(model.device), ends.to(model.device)
 
-
+# %% ../nbs/32_student.ipynb #14c6591b
 @torch.no_grad()
 def predict_spans(
     model: SpanBinder, texts: Sequence[str], labels: Sequence[str], threshold: float, batch_size: int, exact: bool, progress: bool
