@@ -7,7 +7,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREY', 'png', 'printable', 'script_rows', 'draw_sc
            'agreement_rows', 'draw_agreement', 'type_rows', 'draw_types', 'drop_rows', 'draw_drops', 'student_rows',
            'draw_students', 'save_figure']
 
-# %% ../nbs/50_figures.ipynb #209f8b4b
+# %% ../nbs/50_figures.ipynb #072dc5dc
 import csv
 import io
 from collections import Counter
@@ -16,14 +16,14 @@ from pathlib import Path
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/50_figures.ipynb #ff5f2493
+# %% ../nbs/50_figures.ipynb #222c6e13
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#767676"
 
 
 def png(figure: "Figure") -> bytes:  # noqa: F821
     "`figure` as a PNG file without names and dates."
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
     return file.getvalue()
 
 
@@ -62,7 +62,7 @@ def _lines(ax: "Axes", names: list[str]) -> None:  # noqa: F821
     for text in ax.get_yticklabels():
         text.set_parse_math(False)
 
-# %% ../nbs/50_figures.ipynb #d42e6d1d
+# %% ../nbs/50_figures.ipynb #609efff9
 def script_rows(passages: dict[str, int]) -> list[dict]:
     "One row a script, the largest of the paper first: languages and passages as reported and in this run, from language -> passages."
     from babel import Locale
@@ -98,7 +98,7 @@ def draw_scripts(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [f"{r['name']} ({r['reported_languages']})" for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #6f81d317
+# %% ../nbs/50_figures.ipynb #daf2655f
 def confusion_rows(confusion: dict[str, dict[str, int]]) -> list[dict]:
     "One row for each pair of classes from {expected: {predicted: passages}}; `share` is of the expected class."
     return [
@@ -127,7 +127,7 @@ def draw_confusion(rows: list[dict], *, task: str) -> "Figure":  # noqa: F821
     ax.set_ylabel("the teachers' rating", size=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #6dd78938
+# %% ../nbs/50_figures.ipynb #03d1bea6
 def agreement_rows(judged: dict[str, list[dict]]) -> list[dict]:
     "Mean faithfulness and completeness of each language, best first, from language -> rows of `19_judge`; a language without passages is left out."
     mean = lambda rows, column: sum(r[column] for r in rows) / len(rows)
@@ -158,7 +158,7 @@ def draw_agreement(rows: list[dict]) -> "Figure":  # noqa: F821
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #59b427f6
+# %% ../nbs/50_figures.ipynb #707501b7
 def type_rows(entities: dict[str, Counter]) -> list[dict]:
     "One row a label, the most frequent first: entities, their share, and the languages that have it, from language -> labels counted."
     total = sum(entities.values(), Counter())
@@ -188,7 +188,7 @@ def draw_types(rows: list[dict], *, types: int) -> "Figure":  # noqa: F821
     _lines(ax, [printable(r["label"], width=34) for r in shown])
     return figure
 
-# %% ../nbs/50_figures.ipynb #aa8f8c8a
+# %% ../nbs/50_figures.ipynb #5f05a90b
 def drop_rows(dropped: dict[str, Counter]) -> list[dict]:
     "One row for each stage and reason, in the stages' order, from stage -> reasons counted."
     return [
@@ -207,7 +207,7 @@ def draw_drops(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [printable(f"{r['stage']}: {r['reason'].replace('_', ' ')}", width=44) for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #2483d13b
+# %% ../nbs/50_figures.ipynb #4804c522
 def student_rows(evaluations: list[dict]) -> list[dict]:
     "One row a student, test set and set of labels, from the `scores.json` of `35_evaluate`: strict micro F1 with its interval."
     rows = []
@@ -235,7 +235,7 @@ def draw_students(rows: list[dict]) -> "Figure":  # noqa: F821
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #a4b53c17
+# %% ../nbs/50_figures.ipynb #f0b44767
 def save_figure(figure: "Figure", rows: list[dict], path: Path) -> bytes:  # noqa: F821
     "Writes `path` with the endings .png and .csv; returns the PNG."
     picture = png(figure)
