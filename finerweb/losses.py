@@ -5,26 +5,26 @@
 # %% auto #0
 __all__ = ['bce_loss', 'focal_loss']
 
-# %% ../nbs/32_losses.ipynb #195a5484
+# %% ../nbs/32_losses.ipynb #6c394ac7
 import torch
 from torch.nn import functional
 
-# %% ../nbs/32_losses.ipynb #82027de6
+# %% ../nbs/32_losses.ipynb #a1008a77
 def bce_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    "Mean binary cross-entropy of the valid cells; all tensors of one shape, `targets` in 0..1, `valid` boolean. 0 where no cell is valid."
+    "Binary cross-entropy of the valid cells for each valid \"yes\"; all tensors of one shape, `targets` in 0..1, `valid` boolean. 0 where no cell is valid."
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return _mean(cells if weights is None else cells * weights, valid)
+    return _per_mention(cells if weights is None else cells * weights, targets, valid)
 
 
-def _mean(cells: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    return torch.where(valid, cells, 0.0).sum() / valid.sum().clamp(min=1)
+def _per_mention(cells: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    return torch.where(valid, cells, 0.0).sum() / torch.where(valid, targets, 0.0).sum().clamp(min=1)
 
-# %% ../nbs/32_losses.ipynb #0fcb0e37
+# %% ../nbs/32_losses.ipynb #1f7dd251
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor | None = None,
                *, gamma: float, alpha: float) -> torch.Tensor:  # fmt: skip
-    "Mean focal loss of the valid cells (Lin et al. 2017, eq. 5); `gamma` 0 and `alpha` 0.5 are half of `bce_loss`."
+    "Focal loss of the valid cells for each valid \"yes\" (Lin et al. 2017, eq. 5); `gamma` 0 and `alpha` 0.5 are half of `bce_loss`."
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     chance = torch.sigmoid(logits)
     wrong = targets * (1 - chance) + (1 - targets) * chance
     cells = cells * wrong**gamma * (targets * alpha + (1 - targets) * (1 - alpha))
-    return _mean(cells if weights is None else cells * weights, valid)
+    return _per_mention(cells if weights is None else cells * weights, targets, valid)
