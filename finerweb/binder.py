@@ -6,7 +6,7 @@
 __all__ = ['relation', 'choose_labels', 'Example', 'make_examples', 'make_cells', 'make_edges', 'choose_rows', 'swap_names',
            'label_names', 'make_batches', 'train_binder', 'calibrate']
 
-# %% ../nbs/33_binder.ipynb #d1cd5695
+# %% ../nbs/33_binder.ipynb #aabd94a6
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .losses import bce_loss, focal_loss
 from .reading import Window
 from .student import SpanBinder, candidate_spans, collate, read_labels, strongest
 
-# %% ../nbs/33_binder.ipynb #12cbc125
+# %% ../nbs/33_binder.ipynb #b7ba2c96
 def relation(asked: str, label: str) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell."
     given = label.split(" / ")
@@ -36,7 +36,7 @@ def choose_labels(present: Iterable[str], known: Sequence[str], negatives: int, 
     others = [label for label in known if label not in asked]
     return sorted(asked) + chance.sample(others, min(negatives, len(others)))
 
-# %% ../nbs/33_binder.ipynb #db04483c
+# %% ../nbs/33_binder.ipynb #a61ffdda
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, score) and `veiled` (first, last), in units."
@@ -68,7 +68,7 @@ def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example
         missed += len(row["entities"]) - len(held)
     return examples, missed
 
-# %% ../nbs/33_binder.ipynb #7c76aa10
+# %% ../nbs/33_binder.ipynb #c97ee30a
 def make_cells(examples: Sequence[Example], spans: torch.Tensor, length: int, asked: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "(spans, targets, valid): the candidates and the gold spans of a batch, in order; what they are [spans, labels]; where that is known."
     gold = torch.tensor([(b, i, j) for b, x in enumerate(examples) for i, j, _, _ in x.gold], dtype=torch.long).reshape(-1, 3)
@@ -100,7 +100,7 @@ def make_edges(examples: Sequence[Example], allowed: torch.Tensor) -> tuple[torc
             valid[b, i, 0] = valid[b, j, 1] = True
     return targets.to(allowed.device), valid.to(allowed.device)
 
-# %% ../nbs/33_binder.ipynb #297e24d8
+# %% ../nbs/33_binder.ipynb #8ca5dcd5
 def choose_rows(rows: Sequence[dict], *, confident_only: bool, min_score: float, longest: int, empty: float, seed: int) -> list[dict]:
     "The sentences to learn from, shuffled; `empty` is the share of them that has no entity, as far as there are such."
     sure = [r for r in rows if len(r["text"]) <= longest and not (confident_only and r["undecided"]) and all(e.get("score", 1.0) >= min_score for e in r["entities"])]
@@ -135,7 +135,7 @@ def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
         swapped.append(row | {"text": text + row["text"][at:], "entities": entities})
     return swapped
 
-# %% ../nbs/33_binder.ipynb #c42bcf0e
+# %% ../nbs/33_binder.ipynb #01da7f32
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -152,7 +152,7 @@ def make_batches(examples: Sequence[Example], size: int, steps: int, chance: ran
             chance.shuffle(queue)
         yield queue.pop()
 
-# %% ../nbs/33_binder.ipynb #a7311ef4
+# %% ../nbs/33_binder.ipynb #adb41726
 def train_binder(
     model: SpanBinder, rows: Sequence[dict], *, steps: int, batch: int, encoder_rate: float, head_rate: float, candidates: float, negatives: int, loss: str,
     encoder_dropout: float, seed: int,
@@ -204,7 +204,7 @@ def train_binder(
     model.eval()
     return curve, missed
 
-# %% ../nbs/33_binder.ipynb #4288f9f8
+# %% ../nbs/33_binder.ipynb #0f232ca1
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "Sets and returns the threshold with the best micro F1 on `rows`, and that F1; leaves it alone (F1 0) where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})
