@@ -6,7 +6,7 @@
 __all__ = ['BYTES_PER_TOKEN', 'EXTRA_PER_MESSAGE', 'Prices', 'is_local', 'prices', 'most_tokens', 'tokenizer', 'prompt_tokens',
            'Estimate', 'estimate', 'BudgetSpent', 'worst', 'check_cap']
 
-# %% ../nbs/04_budget.ipynb #f39e3e1c
+# %% ../nbs/04_budget.ipynb #2e1ae0f7
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from .llm import ChatRequest
 
-# %% ../nbs/04_budget.ipynb #2c77a219
+# %% ../nbs/04_budget.ipynb #ae6c8655
 @dataclass(frozen=True, slots=True)
 class Prices:
     "US dollars per million tokens of prompt and of reply, and where they are from; None: not known."
@@ -48,12 +48,13 @@ def prices(model: str, base_url: str, *, price_in: float | None, price_out: floa
     from genai_prices import Usage, calc_price
 
     try:
-        each = [calc_price(u, model, provider_api_url=base_url).total_price for u in (Usage(input_tokens=1000, output_tokens=0), Usage(input_tokens=0, output_tokens=1000))]
+        usages = Usage(input_tokens=1000, output_tokens=0), Usage(input_tokens=0, output_tokens=1000)
+        each = [calc_price(u, model, provider_api_url=base_url).total_price for u in usages]
     except (LookupError, ValueError):
         return Prices(None, None, "not known")
     return Prices(*(float(p) * 1000 * share for p in each), "genai-prices")
 
-# %% ../nbs/04_budget.ipynb #2052c8a0
+# %% ../nbs/04_budget.ipynb #e2e033e2
 BYTES_PER_TOKEN = 4.0  # rough, for text of any script; the estimate says when it was used
 EXTRA_PER_MESSAGE = 16  # tokens that a chat template writes around a message, at most
 
@@ -84,7 +85,7 @@ def prompt_tokens(requests: Iterable[ChatRequest], counter: object | None) -> in
         return round(sum(len(t.encode()) / BYTES_PER_TOKEN + 4 for r in requests for t in _texts(r)))
     return sum(len(ids) + 4 for r in requests for ids in counter(_texts(r), add_special_tokens=False)["input_ids"])
 
-# %% ../nbs/04_budget.ipynb #b9020cd6
+# %% ../nbs/04_budget.ipynb #7ebe6dcd
 @dataclass(frozen=True, slots=True)
 class Estimate:
     "Requests, tokens and US dollars (None: the price is not known), and how the tokens were counted."
@@ -104,7 +105,7 @@ def estimate(requests: Iterable[ChatRequest], price: Prices, *, reply_tokens: fl
     sums = (None, None) if price.prompt is None else (price.money(into, out), price.money(sum(map(most_tokens, requests)), most))
     return Estimate(len(requests), into, out, *sums, how)
 
-# %% ../nbs/04_budget.ipynb #6b7d9417
+# %% ../nbs/04_budget.ipynb #24debb83
 class BudgetSpent(RuntimeError):
     "The cap of a teacher is reached. What was answered lies in the ledger; with a higher cap the next run goes on from there."
 
@@ -122,4 +123,5 @@ def worst(request: ChatRequest, price: Prices) -> float:
 def check_cap(account: str, cap: float | None, price: Prices) -> None:
     "Raises ValueError for a cap without a price."
     if cap is not None and price.prompt is None:
-        raise ValueError(f"teacher {account!r} has a cap of {cap:g} US dollars, but the price of its model is not known: give price_in and price_out (US dollars per million tokens)")
+        message = f"teacher {account!r} has a cap of {cap:g} US dollars, but the price of its model is not known"
+        raise ValueError(f"{message}: give price_in and price_out (US dollars per million tokens)")

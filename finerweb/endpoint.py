@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_status', 'Endpoint']
 
-# %% ../nbs/04_endpoint.ipynb #eef60780
+# %% ../nbs/04_endpoint.ipynb #cb4df588
 import asyncio
 import json
 import queue
@@ -19,7 +19,7 @@ from .completion import api_key, body, read_completion
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Fault, Hopeless, Traffic, backoff, told_wait
 
-# %% ../nbs/04_endpoint.ipynb #e0020e9c
+# %% ../nbs/04_endpoint.ipynb #2c6e9f13
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
     "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
@@ -29,9 +29,9 @@ def judge_status(status: int, text: str, headers: dict[str, str], where: str) ->
         raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
     return reason
 
-# %% ../nbs/04_endpoint.ipynb #d0f619d7
+# %% ../nbs/04_endpoint.ipynb #14473508
 class Endpoint:
-    "A Backend: `most` requests in flight at most, `timeout` seconds for an answer, `tries` faults before a request is given up, `wait` seconds after the first, `patience` seconds in all."
+    "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
 
     def __init__(self, model: str, *, base_url: str, api_key_env: str, timeout: float, most: int, structured: str = "json_schema",
                  extra: dict | None = None, tries: int = 8, wait: float = 0.5, patience: float = 900.0):  # fmt: skip
@@ -104,7 +104,7 @@ class Endpoint:
                     raise reply
                 yield name, _hidden(reply, key)
 
-# %% ../nbs/04_endpoint.ipynb #1a78482d
+# %% ../nbs/04_endpoint.ipynb #77ab55ad
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['request_key', 'Ledger', 'known', 'keep', 'spent', 'clear_dead', 'claim', 'others_ask', 'unclaim', 'Remembered']
 
-# %% ../nbs/04_ledger.ipynb #2ce66e13
+# %% ../nbs/04_ledger.ipynb #4eaf0342
 import hashlib
 import json
 import os
@@ -20,16 +20,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .budget import BudgetSpent, Prices, check_cap, worst
-from .llm import Backend, ChatReply, ChatRequest, failure
+from .llm import Backend, ChatReply, ChatRequest
 
-# %% ../nbs/04_ledger.ipynb #ed3c51e1
+# %% ../nbs/04_ledger.ipynb #d2e17a5d
 def request_key(model: str, revision: str, request: ChatRequest, extra: dict | None = None) -> str:
     "A hash (64 hexadecimal digits) of everything that decides the reply."
     sampling = [request.max_tokens, request.temperature, request.seed]
     whole = [model, revision, request.messages, request.schema, sampling, extra or {}]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/04_ledger.ipynb #401f7594
+# %% ../nbs/04_ledger.ipynb #915f9734
 _TABLES = """
 create table if not exists replies (key text primary key, model text, revision text, text text, finish_reason text,
   prompt_tokens int, completion_tokens int, reasoning text, money real, time real);
@@ -95,7 +95,7 @@ class Ledger:
             self._owner_file(self.owner).unlink(missing_ok=True)
             self._pid = 0
 
-# %% ../nbs/04_ledger.ipynb #5a4d4760
+# %% ../nbs/04_ledger.ipynb #2c30d2b1
 _REPLY = "text, finish_reason, prompt_tokens, completion_tokens, reasoning"
 
 
@@ -114,8 +114,8 @@ def keep(ledger: Ledger, key: str, reply: ChatReply, *, model: str, revision: st
             row = (key, model, revision, reply.text, reply.finish_reason, *tokens, reply.reasoning, money, time.time())
             db.execute("insert or ignore into replies values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.execute("insert or ignore into accounts values (?, 0, 0, 0, 0.0)", (account,))
-        add = "update accounts set requests = requests + 1, prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?, money = money + ? where account = ?"
-        db.execute(add, (reply.prompt_tokens, reply.completion_tokens, money, account))
+        add = "requests = requests + 1, prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?, money = money + ?"
+        db.execute(f"update accounts set {add} where account = ?", (reply.prompt_tokens, reply.completion_tokens, money, account))
         db.execute("delete from claims where key = ?", (key,))
 
 
@@ -125,7 +125,7 @@ def spent(ledger: Ledger, account: str) -> dict[str, float]:
     row = ledger._open().execute(f"select {', '.join(names)} from accounts where account = ?", (account,)).fetchone()
     return dict(zip(names, row or (0, 0, 0, 0.0), strict=True))
 
-# %% ../nbs/04_ledger.ipynb #dada6162
+# %% ../nbs/04_ledger.ipynb #6b7c9669
 def _dead(ledger: Ledger, owner: str) -> bool:
     "Whether the process behind a claim is gone."
     if owner == ledger.owner or owner.startswith("batch:"):
@@ -177,7 +177,7 @@ def unclaim(ledger: Ledger, keys: Iterable[str]) -> None:
     with ledger._writing() as db:
         db.executemany("delete from claims where key = ? and owner = ?", [(k, ledger.owner) for k in keys])
 
-# %% ../nbs/04_ledger.ipynb #b78a154b
+# %% ../nbs/04_ledger.ipynb #aa916f26
 class Remembered:
     "A ChatModel that asks `backend` only what the ledger does not know. `max_tokens` and `temperature`, where not None, bound and replace those of the requests."
 

@@ -6,7 +6,7 @@
 __all__ = ['DEPTH', 'READABLE', 'MENDABLE', 'LONGEST', 'read_json', 'fits', 'fit', 'pieces', 'whole_items', 'parse_reply',
            'Answer', 'ask']
 
-# %% ../nbs/04_structured.ipynb #1f9a9713
+# %% ../nbs/04_structured.ipynb #801776cb
 import json
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ from functools import lru_cache
 from .data import storable
 from .llm import ChatModel, ChatReply, ChatRequest, failure
 
-# %% ../nbs/04_structured.ipynb #14bc92e5
+# %% ../nbs/04_structured.ipynb #247474df
 DEPTH = 64  # brackets in brackets: our schemas need 4, and readers recurse
 READABLE = 4_000_000  # characters that are read at all
 MENDABLE = 40_000  # characters that json-repair gets: its time grows with the square of hostile text
@@ -69,7 +69,7 @@ def read_json(text: str) -> object:
     "A JSON text by the letter. Raises ValueError; equal keys with unequal values fit nothing afterwards, lists under equal keys are joined."
     return _clean(_READER.decode(text))
 
-# %% ../nbs/04_structured.ipynb #8e31e120
+# %% ../nbs/04_structured.ipynb #14a37829
 @lru_cache(maxsize=64)
 def _validator(schema: str):  # noqa: ANN202
     from jsonschema import Draft202012Validator
@@ -91,7 +91,7 @@ def _number(text: str, kind: str) -> object:
         return int(float(text))
     return float(text) if kind == "number" and re.fullmatch(r"\s*-?\d{1,15}(\.\d{1,15})?\s*", text) else text
 
-# %% ../nbs/04_structured.ipynb #d3c13312
+# %% ../nbs/04_structured.ipynb #70bdb115
 _GONE = object()
 
 
@@ -127,7 +127,7 @@ def _fit(value: object, schema: dict, losses: Counter, *, listed: bool) -> objec
 
 
 def fit(value: object, schema: dict) -> tuple[object | None, Counter]:
-    "(what of `value` fits, what was lost); (None, ...) where nothing does. Forms that models put around an answer are seen through: a bare list for an object with one list, an object around the object."
+    "(what of `value` fits, what was lost); (None, ...) where nothing does. A bare list for an object with one list, and an object around the object, are seen through."
     lists = [k for k, v in schema.get("properties", {}).items() if v.get("type") == "array"]
     forms = [value]
     if isinstance(value, list):
@@ -140,7 +140,7 @@ def fit(value: object, schema: dict) -> tuple[object | None, Counter]:
             return found, +losses
     return None, Counter()
 
-# %% ../nbs/04_structured.ipynb #9036525b
+# %% ../nbs/04_structured.ipynb #ad68083a
 _FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n?(.*?)```", re.S)
 
 
@@ -158,7 +158,7 @@ def pieces(text: str) -> Iterator[object]:
             continue
     yield from reversed(found)
 
-# %% ../nbs/04_structured.ipynb #470a35fb
+# %% ../nbs/04_structured.ipynb #dd1012d2
 def whole_items(text: str) -> str:
     "A cut JSON text, ended after its last finished value; \"\" where the text is not cut or has no finished value."
     start = min((i for i in (text.find("{"), text.find("[")) if i >= 0), default=-1)
@@ -186,7 +186,7 @@ def whole_items(text: str) -> str:
             closed = at, "".join(reversed(stack))
     return text[start : closed[0]] + closed[1] if stack and closed else ""
 
-# %% ../nbs/04_structured.ipynb #6534116c
+# %% ../nbs/04_structured.ipynb #43e4a552
 def _mended(text: str) -> object:
     "What json-repair makes of a text; None where it makes nothing."
     import json_repair
@@ -232,7 +232,7 @@ def parse_reply(text: str, schema: dict) -> tuple[object | None, str]:
         best = found if best is None else best
     return (best, "salvaged") if best is not None else (None, "refused")
 
-# %% ../nbs/04_structured.ipynb #dd5743f1
+# %% ../nbs/04_structured.ipynb #bcab44a8
 @dataclass(frozen=True, slots=True)
 class Answer:
     "The value that a reply holds, and how it was got; where there is none (None), `reason` says why."
@@ -272,7 +272,7 @@ def _again(request: ChatRequest, answer: Answer, longest: int, *, corrected: boo
     wrong = "Your reply was no JSON of the schema. Answer again with the JSON alone: no words before or after it, every required field there, nothing else in it."
     return replace(request, messages=(*request.messages, ("assistant", answer.reply.text[:2000] or "(nothing)"), ("user", wrong)))
 
-# %% ../nbs/04_structured.ipynb #d7d65f3d
+# %% ../nbs/04_structured.ipynb #bbe1a13f
 def ask(chat: ChatModel, requests: Sequence[ChatRequest]) -> tuple[list[Answer], dict[str, int]]:
     "(answers in order, counts): the counts are parsed, repaired, salvaged, refused, asked_again, prompt_tokens and completion_tokens, these two over all replies."
     counts = Counter(dict.fromkeys(("parsed", "repaired", "salvaged", "refused", "asked_again", "prompt_tokens", "completion_tokens"), 0))
