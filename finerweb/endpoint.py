@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_status', 'Endpoint']
 
-# %% ../nbs/04_endpoint.ipynb #cb4df588
+# %% ../nbs/04_endpoint.ipynb #19518efb
 import asyncio
 import json
 import queue
@@ -19,7 +19,7 @@ from .completion import api_key, body, read_completion
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Fault, Hopeless, Traffic, backoff, told_wait
 
-# %% ../nbs/04_endpoint.ipynb #2c6e9f13
+# %% ../nbs/04_endpoint.ipynb #0710c152
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
     "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
@@ -29,7 +29,7 @@ def judge_status(status: int, text: str, headers: dict[str, str], where: str) ->
         raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
     return reason
 
-# %% ../nbs/04_endpoint.ipynb #14473508
+# %% ../nbs/04_endpoint.ipynb #f0753cf1
 class Endpoint:
     "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
 
@@ -81,7 +81,7 @@ class Endpoint:
 
     def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
         "Pulls a request whenever a slot is free, gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
-        key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=8, most=self.most), queue.SimpleQueue()
+        key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=32, most=self.most), queue.SimpleQueue()
         with _loop() as loop:
             client = asyncio.run_coroutine_threadsafe(_client(self.base_url, key), loop).result()
 
@@ -104,7 +104,7 @@ class Endpoint:
                     raise reply
                 yield name, _hidden(reply, key)
 
-# %% ../nbs/04_endpoint.ipynb #77ab55ad
+# %% ../nbs/04_endpoint.ipynb #6c7a2eba
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()

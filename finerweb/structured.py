@@ -6,7 +6,7 @@
 __all__ = ['DEPTH', 'READABLE', 'MENDABLE', 'LONGEST', 'read_json', 'fits', 'fit', 'pieces', 'whole_items', 'parse_reply',
            'Answer', 'ask']
 
-# %% ../nbs/04_structured.ipynb #801776cb
+# %% ../nbs/04_structured.ipynb #d84eb726
 import json
 import re
 from collections import Counter
@@ -17,9 +17,9 @@ from functools import lru_cache
 from .data import storable
 from .llm import ChatModel, ChatReply, ChatRequest, failure
 
-# %% ../nbs/04_structured.ipynb #247474df
+# %% ../nbs/04_structured.ipynb #66c11887
 DEPTH = 64  # brackets in brackets: our schemas need 4, and readers recurse
-READABLE = 4_000_000  # characters that are read at all
+READABLE = 1_000_000  # characters that are read at all: the longest replies of our schemas have 50,000
 MENDABLE = 40_000  # characters that json-repair gets: its time grows with the square of hostile text
 
 
@@ -69,7 +69,7 @@ def read_json(text: str) -> object:
     "A JSON text by the letter. Raises ValueError; equal keys with unequal values fit nothing afterwards, lists under equal keys are joined."
     return _clean(_READER.decode(text))
 
-# %% ../nbs/04_structured.ipynb #14a37829
+# %% ../nbs/04_structured.ipynb #c425239f
 @lru_cache(maxsize=64)
 def _validator(schema: str):  # noqa: ANN202
     from jsonschema import Draft202012Validator
@@ -91,7 +91,7 @@ def _number(text: str, kind: str) -> object:
         return int(float(text))
     return float(text) if kind == "number" and re.fullmatch(r"\s*-?\d{1,15}(\.\d{1,15})?\s*", text) else text
 
-# %% ../nbs/04_structured.ipynb #70bdb115
+# %% ../nbs/04_structured.ipynb #a5a1e176
 _GONE = object()
 
 
@@ -110,14 +110,14 @@ def _fit(value: object, schema: dict, losses: Counter, *, listed: bool) -> objec
         if any(v is _GONE for v in value.values()):
             return _GONE
     elif kind == "array" and isinstance(value, list):
-        inside = Counter()
-        kept = [p for v in value if (p := _fit(v, schema.get("items", {}), inside, listed=True)) is not _GONE]
-        most = schema.get("maxItems", len(kept))
-        losses.update(inside)
-        losses["item"] += len(value) - len(kept) + max(0, len(kept) - most)
+        most, kept = schema.get("maxItems", len(value)), []
+        for item in value[: 10 * most]:
+            if len(kept) < most and (part := _fit(item, schema.get("items", {}), losses, listed=True)) is not _GONE:
+                kept.append(part)
+        losses["item"] += len(value) - len(kept)
         if value and not kept:
             return _GONE
-        value = kept[:most]
+        value = kept
     elif kind in ("integer", "number") and isinstance(value, str):
         value = _number(value, kind)
     elif kind == "string" and isinstance(value, str) and not listed and len(value) > schema.get("maxLength", len(value)):
@@ -140,7 +140,7 @@ def fit(value: object, schema: dict) -> tuple[object | None, Counter]:
             return found, +losses
     return None, Counter()
 
-# %% ../nbs/04_structured.ipynb #ad68083a
+# %% ../nbs/04_structured.ipynb #6bdbf105
 _FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n?(.*?)```", re.S)
 
 
@@ -158,7 +158,7 @@ def pieces(text: str) -> Iterator[object]:
             continue
     yield from reversed(found)
 
-# %% ../nbs/04_structured.ipynb #dd1012d2
+# %% ../nbs/04_structured.ipynb #e4f4c7a9
 def whole_items(text: str) -> str:
     "A cut JSON text, ended after its last finished value; \"\" where the text is not cut or has no finished value."
     start = min((i for i in (text.find("{"), text.find("[")) if i >= 0), default=-1)
@@ -186,7 +186,7 @@ def whole_items(text: str) -> str:
             closed = at, "".join(reversed(stack))
     return text[start : closed[0]] + closed[1] if stack and closed else ""
 
-# %% ../nbs/04_structured.ipynb #43e4a552
+# %% ../nbs/04_structured.ipynb #4f52a6e1
 def _mended(text: str) -> object:
     "What json-repair makes of a text; None where it makes nothing."
     import json_repair
@@ -197,7 +197,8 @@ def _mended(text: str) -> object:
         value = _clean(json_repair.loads(text, skip_json_loads=True))
     except Exception:  # a parser of broken text may break in its own ways, and a reply must not end a run
         return None
-    return value if isinstance(value, (dict, list)) else None
+    said = re.search(r"\w", json.dumps(list(value.values()) if isinstance(value, dict) else value)) if isinstance(value, (dict, list)) else None
+    return value if said or (value is not None and re.search(r"\[\s*\]", text)) else None  # an empty list must have been said
 
 
 def _candidates(text: str) -> Iterator[tuple[object, bool]]:
@@ -221,7 +222,7 @@ def parse_reply(text: str, schema: dict) -> tuple[object | None, str]:
         value = read_json(text)
         if fits(value, schema):
             return value, "parsed"
-        readings = [(value, False)]
+        readings = [(value, False)] if not isinstance(value, str) else [(read_json(value), False)]  # JSON written into a JSON string
     except (ValueError, RecursionError):
         readings = _candidates(text)
     best = None
@@ -232,7 +233,7 @@ def parse_reply(text: str, schema: dict) -> tuple[object | None, str]:
         best = found if best is None else best
     return (best, "salvaged") if best is not None else (None, "refused")
 
-# %% ../nbs/04_structured.ipynb #bcab44a8
+# %% ../nbs/04_structured.ipynb #4ea6ad3c
 @dataclass(frozen=True, slots=True)
 class Answer:
     "The value that a reply holds, and how it was got; where there is none (None), `reason` says why."
@@ -272,7 +273,7 @@ def _again(request: ChatRequest, answer: Answer, longest: int, *, corrected: boo
     wrong = "Your reply was no JSON of the schema. Answer again with the JSON alone: no words before or after it, every required field there, nothing else in it."
     return replace(request, messages=(*request.messages, ("assistant", answer.reply.text[:2000] or "(nothing)"), ("user", wrong)))
 
-# %% ../nbs/04_structured.ipynb #bbe1a13f
+# %% ../nbs/04_structured.ipynb #63a0b2ff
 def ask(chat: ChatModel, requests: Sequence[ChatRequest]) -> tuple[list[Answer], dict[str, int]]:
     "(answers in order, counts): the counts are parsed, repaired, salvaged, refused, asked_again, prompt_tokens and completion_tokens, these two over all replies."
     counts = Counter(dict.fromkeys(("parsed", "repaired", "salvaged", "refused", "asked_again", "prompt_tokens", "completion_tokens"), 0))
