@@ -21,10 +21,12 @@ from hypothesis import strategies as some
 import server
 from finerweb.budget import BudgetSpent, Prices, most_tokens
 from finerweb.endpoint import Endpoint
-from finerweb.ledger import Ledger, Remembered, clear_dead, claim, known, spent
+from finerweb.ledger import Ledger, claim, clear_dead, known, spent
 from finerweb.llm import ChatReply, Scripted, chat_request, failure, split_reasoning
+from finerweb.fit import fits
 from finerweb.rates import Hopeless
-from finerweb.structured import ask, fits, parse_reply
+from finerweb.remember import Remembered
+from finerweb.structured import ask, parse_reply
 from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent
@@ -135,8 +137,9 @@ WORKER = """
 import json, sys
 from finerweb.budget import Prices
 from finerweb.endpoint import Endpoint
-from finerweb.ledger import Ledger, Remembered
+from finerweb.ledger import Ledger
 from finerweb.llm import chat_request
+from finerweb.remember import Remembered
 from finerweb.structured import ask
 address, folder, n, schema = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=30, most=64)
@@ -402,8 +405,8 @@ def test_what_thinking_models_write_is_not_the_answer():
 def test_fields_of_teachers():
     good = {"name": "t", "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:1/v1", "cap": 1, "temperature": 0.0, "extra": {"top_k": 1}}
     assert check_teacher(good) is good
-    wrong = [{"modle": "m"}, {"model": ""}, {"cap": True}, {"cap": -1}, {"base_url": "127.0.0.1"}, {"structured": "yaml"}, {"kind": ["x"]}, {"method": "patterns"}, {"api_key_env": "sk-1"}]
-    for change in wrong:
+    wrong = [{"modle": "m"}, {"model": ""}, {"cap": True}, {"cap": -1}, {"base_url": "127.0.0.1"}, {"structured": "yaml"}, {"kind": ["x"]}]
+    for change in [*wrong, {"method": "patterns"}, {"api_key_env": "sk-1"}]:
         with pytest.raises(ValueError, match=next(iter(change))):
             check_teacher(good | change)
 
