@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Remembered']
 
-# %% ../nbs/04_remember.ipynb #cdcd08c1
+# %% ../nbs/04_remember.ipynb #46b019ab
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,7 +15,7 @@ from .budget import BudgetSpent, Prices, check_cap, worst
 from .ledger import Ledger, claim, clear_dead, keep, known, others_ask, request_key, spent, unclaim
 from .llm import Backend, ChatReply, ChatRequest
 
-# %% ../nbs/04_remember.ipynb #b42e3e16
+# %% ../nbs/04_remember.ipynb #8f4a1dca
 class Remembered:
     "A ChatModel that asks `backend` only what the ledger does not know. `max_tokens` and `temperature`, where not None, bound and replace those of the requests."
 
@@ -49,7 +49,7 @@ class Remembered:
             if len(found) == before and "cap" in stops and not others_ask(self.ledger, self.account):
                 raise BudgetSpent(self.account, self.cap, spent(self.ledger, self.account)["money"], len(left))
             if len(found) == before:
-                time.sleep(0.2)  # another process is asking the same
+                time.sleep(0.5)  # another process is asking the same
                 clear_dead(self.ledger)
         return [found[k] for k in keys]
 

@@ -31,7 +31,8 @@ from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent
 TEXT = {"type": "string", "minLength": 1}
-MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}, "required": ["text", "label"], "additionalProperties": False}
+MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}}
+MENTION |= {"required": ["text", "label"], "additionalProperties": False}
 ENTITIES = {"type": "object", "properties": {"entities": {"type": "array", "items": MENTION, "maxItems": 10}}, "required": ["entities"], "additionalProperties": False}
 RATING = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 4}, "justification": {"type": "string", "maxLength": 600}}}
 RATING |= {"required": ["score", "justification"], "additionalProperties": False}
@@ -322,11 +323,24 @@ def test_a_value_always_fits_and_a_refusal_is_none():
 
 
 HOSTILE = {
-    "deep lists": "[" * 200_000, "deep objects": '{"a":' * 100_000, "braces": "{" * 39_000, "parentheses": "{" + "(" * 39_000, "quotes": '"' * 100_000, "commas": "[" + "," * 100_000,
-    "many objects": "{}" * 100_000, "fences": "```json\n" * 20_000, "backslashes": '{"entities": "' + "\\" * 100_001, "a number": '{"score": ' + "9" * 100_000 + ', "justification": ""}',
-    "long": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 100_000) + "]}", "5 MB": "x" * 5_000_000, "surrogates": '{"entities": [{"text": "\\ud800\\udfff\\u0000", "label": "x"}]}',
-    "exponent": '{"score": 1e999999, "justification": ""}', "open strings": '{"entities": ["' * 2_000, "slashes": "{//" * 13_000,
-}  # fmt: skip
+    "deep lists": "[" * 200_000,
+    "deep objects": '{"a":' * 100_000,
+    "braces": "{" * 39_000,
+    "parentheses": "{" + "(" * 39_000,
+    "quotes": '"' * 100_000,
+    "commas": "[" + "," * 100_000,
+    "many objects": "{}" * 100_000,
+    "fences": "```json\n" * 20_000,
+    "backslashes": '{"entities": "' + "\\" * 100_001,
+    "a number": '{"score": ' + "9" * 100_000 + ', "justification": ""}',
+    "long": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 28_000) + "]}",
+    "longer": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 100_000) + "]}",
+    "5 MB": "x" * 5_000_000,
+    "surrogates": '{"entities": [{"text": "\\ud800\\udfff\\u0000", "label": "x"}]}',
+    "exponent": '{"score": 1e999999, "justification": ""}',
+    "open strings": '{"entities": ["' * 2_000,
+    "slashes": "{//" * 13_000,
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
