@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ANNOTATION', 'annotation_schema', 'annotation_request', 'annotate_passages']
 
-# %% ../nbs/14_annotate.ipynb #5e584984
+# %% ../nbs/14_annotate.ipynb #95b583e1
 from dataclasses import asdict
 
 from .data import Mention, Passage
 from .llm import ChatModel, ChatRequest
-from .prompts import Sampling, as_written, ask_about, fence, language_name, plain_label, task_request
+from .prompts import Sampling, as_written, ask_about, fence, in_language, plain_label, task_request
 from .teachers import WeakTeacher
 
-# %% ../nbs/14_annotate.ipynb #dfc6f4b8
+# %% ../nbs/14_annotate.ipynb #46347381
 ANNOTATION = """You annotate named entities in a passage of web text in LANGUAGE.
 
 List whatever in it has a name or a definite value: people, organizations, places, technologies, scientific concepts, works of art and writing, products, events, laws,
@@ -40,10 +40,10 @@ def annotation_schema(max_mentions: int) -> dict:
 
 def annotation_request(passage: Passage, sampling: Sampling, *, max_mentions: int) -> ChatRequest:
     "What a chat teacher is asked about a passage."
-    task = ANNOTATION.replace("LANGUAGE", language_name(passage.language))
+    task = in_language(ANNOTATION, passage.language)
     return task_request(task, [fence(passage.text, name="passage")], annotation_schema(max_mentions), sampling)
 
-# %% ../nbs/14_annotate.ipynb #3661f55e
+# %% ../nbs/14_annotate.ipynb #701d9a08
 def annotate_passages(
     teacher: WeakTeacher | ChatModel, rows: list[dict], sampling: Sampling, *, max_mentions: int, max_characters: int
 ) -> tuple[list[dict], list[dict], dict[str, int]]:  # fmt: skip

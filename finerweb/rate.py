@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RATING', 'RATING_SCHEMA', 'rating_request', 'rate_passages']
 
-# %% ../nbs/11_rate.ipynb #8ad2cd2f
+# %% ../nbs/11_rate.ipynb #016eeb58
 from .data import Passage
 from .llm import ChatModel, ChatRequest
-from .prompts import Sampling, ask_about, fence, first_words, language_name, task_request
+from .prompts import Sampling, ask_about, fence, first_words, in_language, task_request
 from .teachers import WeakTeacher
 
-# %% ../nbs/11_rate.ipynb #8eb23f13
+# %% ../nbs/11_rate.ipynb #ae90ab8a
 RATING = """You decide how much a passage of web text in LANGUAGE is worth for training and testing named entity recognition.
 
 Begin at 1 and go one step up for as long as the passage deserves it:
@@ -33,9 +33,9 @@ RATING_SCHEMA = {
 
 def rating_request(passage: Passage, sampling: Sampling) -> ChatRequest:
     "What a chat teacher is asked about a passage."
-    return task_request(RATING.replace("LANGUAGE", language_name(passage.language)), [fence(passage.text, name="passage")], RATING_SCHEMA, sampling)
+    return task_request(in_language(RATING, passage.language), [fence(passage.text, name="passage")], RATING_SCHEMA, sampling)
 
-# %% ../nbs/11_rate.ipynb #3e17a805
+# %% ../nbs/11_rate.ipynb #ddb473da
 def rate_passages(teacher: WeakTeacher | ChatModel, rows: list[dict], sampling: Sampling, *, max_characters: int) -> tuple[list[dict], list[dict], dict[str, int]]:
     "Rows with `score` and `justification`, rows put aside with `reason`, both in the order of `rows`; and how a chat teacher's requests ended."
     if hasattr(teacher, "chat"):

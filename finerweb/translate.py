@@ -7,7 +7,7 @@ __all__ = ['TRANSLATION', 'translations', 'translate_label', 'label_examples', '
            'join_concepts', 'chat_translations', 'GoogleTranslation', 'google_translations', 'check_translator',
            'make_google']
 
-# %% ../nbs/17_translate.ipynb #498a21de
+# %% ../nbs/17_translate.ipynb #6da25803
 import json
 import os
 from collections import Counter
@@ -19,18 +19,18 @@ from .data import asset, entity_types
 from .languages import in_script
 from .languages import language as find_language
 from .llm import ChatModel, ChatReply, ChatRequest, chat_request, failure
-from .prompts import Sampling, answered, fence, language_name, one_line, plain_label, refusal, task_request
+from .prompts import Sampling, answered, fence, in_language, one_line, plain_label, refusal, task_request
 from .structured import ask
 from .teachers import check_teacher
 
-# %% ../nbs/17_translate.ipynb #951f9297
+# %% ../nbs/17_translate.ipynb #c0116c27
 @cache
 def translations(language: str) -> dict[str, str]:
     "English label -> label in `language`, as far as the packaged table has it."
     lines = asset("labels.tsv").read_text(encoding="utf-8").splitlines()[1:]
     return {label: translation for code, label, translation in (line.split("\t") for line in lines) if code == language}
 
-# %% ../nbs/17_translate.ipynb #c9ea7d52
+# %% ../nbs/17_translate.ipynb #b27055db
 def translate_label(label: str, language: str) -> dict:
     "The row of the labels table for `label`; `method` is \"table\", or \"english\" where some part has no translation."
     table, parts = translations(language), label.split(" / ")
@@ -38,7 +38,7 @@ def translate_label(label: str, language: str) -> dict:
     translation = " / ".join(table[p] for p in parts) if method == "table" else label
     return {"label": label, "language": language, "translation": translation, "concept": parts[0], "method": method}
 
-# %% ../nbs/17_translate.ipynb #3be467c3
+# %% ../nbs/17_translate.ipynb #d633770c
 def label_examples(rows: Iterable[dict], *, examples: int) -> dict[str, list[str]]:
     "Label -> its `examples` most frequent mentions, from rows with `text`, `entities` and `undecided`; labels by alphabet."
     mentions: dict[str, Counter] = {}
@@ -48,7 +48,7 @@ def label_examples(rows: Iterable[dict], *, examples: int) -> dict[str, list[str
     often = lambda counted: [m for m, _ in sorted(counted.items(), key=lambda x: (-x[1], x[0]))[:examples]]
     return {label: often(mentions[label]) for label in sorted(mentions)}
 
-# %% ../nbs/17_translate.ipynb #4d091e5d
+# %% ../nbs/17_translate.ipynb #1ef6c559
 TRANSLATION = """You translate names of entity types from English into LANGUAGE, for people who read annotated texts in that language.
 
 The material is a JSON list. Each item has a number, a label (the English name of a type of entity) and examples of what carries this label in texts in LANGUAGE.
@@ -70,10 +70,10 @@ def translation_request(labels: dict[str, list[str]], language: str, sampling: S
     item = {"type": "object", "properties": {"number": number, **texts}, "required": ["number", *texts], "additionalProperties": False}
     answers = {"type": "array", "items": item, "maxItems": len(labels)}
     schema = {"type": "object", "properties": {"labels": answers}, "required": ["labels"], "additionalProperties": False}
-    task = TRANSLATION.replace("LANGUAGE", language_name(language)).replace("CONCEPTS", ", ".join(entity_types()))
+    task = in_language(TRANSLATION, language).replace("CONCEPTS", ", ".join(entity_types()))
     return task_request(task, [fence("[\n" + ",\n".join(json.dumps(x, ensure_ascii=False) for x in listed) + "\n]", name="labels")], schema, sampling)
 
-# %% ../nbs/17_translate.ipynb #5aba038e
+# %% ../nbs/17_translate.ipynb #e45219d6
 def read_translations(labels: Sequence[str], value: dict, language: str) -> dict[str, dict]:
     "Label -> its row of the labels table, for those that `value`, a chat teacher's answer, translates."
     script, rows = find_language(language).script, {}
@@ -100,7 +100,7 @@ def join_concepts(rows: list[dict]) -> list[dict]:
 
     return [{**r, "concept": end(r["label"])} for r in rows]
 
-# %% ../nbs/17_translate.ipynb #ced801f4
+# %% ../nbs/17_translate.ipynb #07ba05d7
 def chat_translations(
     chat: ChatModel,
     labels: dict[str, list[str]],  # with examples
@@ -122,7 +122,7 @@ def chat_translations(
     lacking = [{"id": x, "language": language, "reason": why[x][0], "detail": why[x][1], "text": x} for x in labels if x not in rows]
     return join_concepts([rows.get(x) or translate_label(x, language) for x in labels]), lacking, dict(counts)
 
-# %% ../nbs/17_translate.ipynb #b5cf7ec1
+# %% ../nbs/17_translate.ipynb #97895a2d
 class GoogleTranslation:
     "Google Cloud Translation as a backend of `finerweb.llm`: the system message is the target's code, the user message the English text; its characters count as tokens."
 
@@ -175,7 +175,7 @@ def google_translations(chat: ChatModel, labels: Iterable[str], language: str) -
             rows.append(translate_label(label, language))
     return rows, lacking, counts
 
-# %% ../nbs/17_translate.ipynb #b8ddc3c4
+# %% ../nbs/17_translate.ipynb #3db26cf3
 def check_translator(spec: dict) -> dict:
     "`spec`, if it names a translator that can be made: nothing, Google, or a chat teacher. Raises ValueError that says which field is wrong."
     if spec and spec.get("kind") == "google":
@@ -200,4 +200,5 @@ def make_google(spec: dict, *, home: str) -> ChatModel:
     except ImportError as error:
         raise RuntimeError(f"Google Cloud Translation needs its client: pip install 'finerweb[google]' ({error})") from error
     backend = GoogleTranslation(TranslationServiceClient(), project, retry=Retry(timeout=300.0), timeout=60.0)
-    return Remembered(backend, Ledger(runs_folder(home) / "ledger.sqlite"), account=spec["name"], price=Prices(20.0, 0.0, "Google, per million characters"), cap=spec.get("cap"))
+    price = Prices(20.0, 0.0, "Google, per million characters")
+    return Remembered(backend, Ledger(runs_folder(home) / "ledger.sqlite"), account=spec["name"], price=price, cap=spec.get("cap"))
