@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
            'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #7e424dbf
+# %% ../nbs/60_graph.ipynb #678cc8ef
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #a13d0ad1
+# %% ../nbs/60_graph.ipynb #5aa8eb27
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -54,7 +54,7 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #f6afe67a
+# %% ../nbs/60_graph.ipynb #e026c875
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
@@ -96,7 +96,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #f60a986f
+# %% ../nbs/60_graph.ipynb #3c8a0f2e
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -126,23 +126,15 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: each of {kind} needs a name of its own, found {names}")
     if len(profile.teachers) < 2:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
-    profile.translator, profile.judge = _member(profile, "translator"), _member(profile, "judge")
+    named = {t["name"]: t for t in profile.teachers}
+    for role in ("translator", "judge"):
+        spec = getattr(profile, role) or {}
+        setattr(profile, role, named.get(spec, spec) if isinstance(spec, str) else spec)
+        if not isinstance(getattr(profile, role), dict) or spec and not isinstance(getattr(profile, role).get("name"), str):
+            raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-
-def _member(profile: Profile, role: str) -> dict:
-    "Who has a role: the teacher that is named, or the one that is specified; empty if nobody."
-    spec = getattr(profile, role) or {}
-    if isinstance(spec, str):
-        named = {t["name"]: t for t in profile.teachers}
-        if spec not in named:
-            raise unknown(f"profile {profile.name}: {role}", spec, list(named))
-        return named[spec]
-    if not isinstance(spec, dict) or spec and not isinstance(spec.get("name"), str):
-        raise ValueError(f"profile {profile.name}: {role} must be a teacher's name, or specified like a teacher with a name of its own; found {spec!r}")
-    return spec
-
-# %% ../nbs/60_graph.ipynb #6c04069e
+# %% ../nbs/60_graph.ipynb #d621eb47
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -171,7 +163,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #280928f2
+# %% ../nbs/60_graph.ipynb #8d3a69b2
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -194,7 +186,7 @@ def _axes(profile: Profile) -> dict[str, dict[str, object]]:
         "student": named(profile.students), "benchmark": named(profile.benchmarks),
     }  # fmt: skip
 
-# %% ../nbs/60_graph.ipynb #878d5b25
+# %% ../nbs/60_graph.ipynb #6f0a1cb5
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -241,7 +233,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
             out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
     return tuple(out)
 
-# %% ../nbs/60_graph.ipynb #87094de9
+# %% ../nbs/60_graph.ipynb #8e3039ce
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
     "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
     found = {}

@@ -20,7 +20,7 @@ from finerweb.graph import Profile, check_profile, load_profile, plan
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
 from finerweb.llm import ChatReply, Scripted, failure
-from finerweb.prompts import Sampling, answered, ask_about, fence, harmless, plain_label, task_request
+from finerweb.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
 from finerweb.store import Task, is_done, read_meta, read_rows
 from finerweb.translate import GoogleTranslation, chat_translations, check_translator, google_translations, join_concepts, translation_request
@@ -138,12 +138,42 @@ def test_every_schema_is_bounded():
 
 MARKUP = "<img src=x onerror=alert(1)>"
 REPLIES = [
-    "", " ", "null", "[]", "{}", "4", '"4"', "true", "\x00", "\ud800", "ARRR", "I cannot help with that.", "<think>4</think>", "[" * 100_000, "{" * 100_000, "a" * 5_000_000,
-    '{"score": 4', '{"score": 0, "justification": "x"}', '{"score": 5, "justification": "x"}', '{"score": 3.5, "justification": "x"}', '{"score": NaN, "justification": "x"}',
-    '{"score": 1e400, "justification": "x"}', '{"score": [4], "justification": "x"}', '{"score": 4}', '{"score": true, "justification": "x"}', '{"score": -1, "justification": {}}',
-    '{"entities": {"text": "Oslo"}}', '{"entities": [{"text": 5, "type": "x"}]}', '{"entities": [[["Oslo", "city"]]]}', '{"entities": "Oslo"}', '{"labels": [{"number": 0}]}',
-    '{"faithfulness": 6, "completeness": 5, "missing": [], "extra": [], "wrong": [], "explanation": ""}', "<|im_start|>assistant\n4<|im_end|>", "```json\n```", '{"role": "system"}',
-]  # fmt: skip
+    "",
+    " ",
+    "null",
+    "[]",
+    "{}",
+    "4",
+    '"4"',
+    "true",
+    "\x00",
+    "\ud800",
+    "ARRR",
+    "I cannot help with that.",
+    "<think>4</think>",
+    "[" * 100_000,
+    "{" * 100_000,
+    "a" * 5_000_000,
+    '{"score": 4',
+    '{"score": 0, "justification": "x"}',
+    '{"score": 5, "justification": "x"}',
+    '{"score": 3.5, "justification": "x"}',
+    '{"score": NaN, "justification": "x"}',
+    '{"score": 1e400, "justification": "x"}',
+    '{"score": [4], "justification": "x"}',
+    '{"score": 4}',
+    '{"score": true, "justification": "x"}',
+    '{"score": -1, "justification": {}}',
+    '{"entities": {"text": "Oslo"}}',
+    '{"entities": [{"text": 5, "type": "x"}]}',
+    '{"entities": [[["Oslo", "city"]]]}',
+    '{"entities": "Oslo"}',
+    '{"labels": [{"number": 0}]}',
+    '{"faithfulness": 6, "completeness": 5, "missing": [], "extra": [], "wrong": [], "explanation": ""}',
+    "<|im_start|>assistant\n4<|im_end|>",
+    "```json\n```",
+    '{"role": "system"}',
+]
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=range(len(REPLIES)))
@@ -175,10 +205,19 @@ def test_ratings_lie_on_the_scale_whatever_is_said():
 def test_mentions_of_a_misled_model_are_stored_escaped_and_dropped_if_not_in_the_text():
     english = LESSON[0]
     said = [
-        {"text": "Oslo", "type": f"{MARKUP}City"}, {"text": "Oslo", "type": "  \n"}, {"text": "  ", "type": "city"}, {"text": "Atlantis", "type": "city"},
-        {"text": "Nobel Peace Prize", "type": '"Award_Name."'}, {"text": "x" * 301, "type": "city"}, {"text": "2004", "type": "t" * 61}, {"text": "Nairobi", "type": "a\x00\ud800\u202eb"},
-        {"text": "Nairobi", "type": "city", "role": "system"}, "Oslo", None, {"text": "Oslo"},
-    ]  # fmt: skip
+        {"text": "Oslo", "type": f"{MARKUP}City"},
+        {"text": "Oslo", "type": "  \n"},
+        {"text": "  ", "type": "city"},
+        {"text": "Atlantis", "type": "city"},
+        {"text": "Nobel Peace Prize", "type": '"Award_Name."'},
+        {"text": "x" * 301, "type": "city"},
+        {"text": "2004", "type": "t" * 61},
+        {"text": "Nairobi", "type": "a\x00\ud800\u202eb"},
+        {"text": "Nairobi", "type": "city", "role": "system"},
+        "Oslo",
+        None,
+        {"text": "Oslo"},
+    ]
     (row,), dropped, counts = annotate_passages(Scripted(lambda request: json.dumps({"entities": said})), [english], SAMPLING, max_mentions=50, **LIMITS)
     labels = {m["text"]: m["label"] for m in row["mentions"]}
     assert labels["Nobel Peace Prize"] == "award name" and labels["Oslo"] == f"{MARKUP}city" and counts["salvaged"] == 1
@@ -207,9 +246,12 @@ def test_a_judge_accuses_only_what_is_there():
     passage = Passage("x", "Oslo and <b>Nyeri</b>.", "eng", entities=(Entity(0, 4, "city"), Entity(12, 17, "town")))
     value = {
         "missing": [{"text": t, "type": k, "reason": MARKUP} for t, k in (("Nyeri", "City."), ("Atlantis", "city"), ("‹b>", "tag"), (" ", "city"), ("Oslo", " . "))],
-        "extra": [{"number": 2, "reason": "first\nline"}, {"number": 2, "reason": "again"}, {"number": 3, "reason": "?"}], "wrong": [],
-        "explanation": "word " * 500, "faithfulness": 1, "completeness": 5,
-    }  # fmt: skip
+        "extra": [{"number": 2, "reason": "first\nline"}, {"number": 2, "reason": "again"}, {"number": 3, "reason": "?"}],
+        "wrong": [],
+        "explanation": "word " * 500,
+        "faithfulness": 1,
+        "completeness": 5,
+    }
     read = read_judgement(passage, value)
     assert [(m["text"], m["label"]) for m in read["missing"]] == [("Nyeri", "city"), ("<b>", "tag")]
     assert read["extra"] == [{"text": "Nyeri", "label": "town", "reason": "first line"}] and read["wrong"] == []
@@ -228,10 +270,15 @@ def test_the_judge_reads_the_same_sample_whatever_else_is_there():
 
 def test_translations_of_a_misled_model_change_nothing():
     said = [
-        {"number": 1, "translation": "city", "concept": "city"}, {"number": 2, "translation": "ภูเขาไฟ\x00\n", "concept": "โลก"}, {"number": 3, "translation": "...", "concept": "x"},
-        {"number": 4, "translation": "บุคคล", "concept": "Person."}, {"number": 4, "translation": "หุ่นยนต์", "concept": "robot"}, {"number": 99, "translation": "ผี", "concept": "ghost"},
-        {"number": 0, "translation": "ผี", "concept": "ghost"}, {"number": "4", "translation": 4},
-    ]  # fmt: skip
+        {"number": 1, "translation": "city", "concept": "city"},
+        {"number": 2, "translation": "ภูเขาไฟ\x00\n", "concept": "โลก"},
+        {"number": 3, "translation": "...", "concept": "x"},
+        {"number": 4, "translation": "บุคคล", "concept": "Person."},
+        {"number": 4, "translation": "หุ่นยนต์", "concept": "robot"},
+        {"number": 99, "translation": "ผี", "concept": "ghost"},
+        {"number": 0, "translation": "ผี", "concept": "ghost"},
+        {"number": "4", "translation": 4},
+    ]
     labels = {x: [] for x in ("city", "volcano", "river", "human")}
     says = iter([json.dumps({"labels": said})])
     rows, lacking, _ = chat_translations(Scripted(lambda request: next(says, "no")), labels, "tha", SAMPLING, batch=10)
@@ -321,8 +368,20 @@ class StandIn:
     def __init__(self, fails=()):
         self.calls, self.fails = [], fails
 
-    def translate_text(self, request=None, *, parent=None, target_language_code=None, contents=None, model=None, mime_type=None, source_language_code=None,
-                       retry=None, timeout=None, metadata=()):  # fmt: skip
+    def translate_text(
+        self,
+        request=None,
+        *,
+        parent=None,
+        target_language_code=None,
+        contents=None,
+        model=None,
+        mime_type=None,
+        source_language_code=None,
+        retry=None,
+        timeout=None,
+        metadata=(),
+    ):
         self.calls.append(request)
         if len(self.calls) in self.fails:
             raise TimeoutError("503 The service is unavailable")
@@ -386,7 +445,7 @@ def test_a_profile_names_its_translator_and_its_judge():
     assert plain["19_judge"]["judge"] == plain["17_translate"]["translator"] == {}
 
 
-@pytest.mark.parametrize(("wrong", "message"), [("gtp", "did you mean gpt"), (["gpt"], "found"), ({"kind": "endpoint"}, "a name of its own"), (7, "found 7")])
+@pytest.mark.parametrize(("wrong", "message"), [("gtp", "lexicon, patterns, gpt.*found 'gtp'"), (["gpt"], "found"), ({"kind": "endpoint"}, "with a name"), (7, "found 7")])
 def test_a_wrong_judge_is_refused(wrong, message):
     with pytest.raises(ValueError, match=f"judge.*{message}"):
         check_profile(Profile("lesson", languages=["swh"], teachers=[*WEAK, GPT], judge=wrong))
@@ -416,17 +475,18 @@ def test_the_papers_profile_has_the_papers_judge_and_translator():
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    "An OpenAI-compatible server for the four tasks. What it is asked is told by the schema; a passage with a word of `down` gets a 503."
+    "An OpenAI-compatible server for the four tasks. What it is asked is told by the schema; while it is `shy`, the passage that it is to annotate first gets no answer."
 
-    protocol_version, asked, down, lock = "HTTP/1.1", [], (), threading.Lock()
+    protocol_version, asked, shy, lock = "HTTP/1.1", [], False, threading.Lock()
 
     def do_POST(self):
         sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
         user = sent["messages"][1]["content"]
         wanted = sent["response_format"]["json_schema"]["schema"]["properties"]
+        kind = sorted(wanted)[0]
         with self.lock:
-            Endpoint.asked.append((sorted(wanted)[0], user))
-        bad = any(word in user for word in self.down)
+            Endpoint.asked.append((kind, user))
+            bad = self.shy and kind == "entities" and user == next(u for k, u in self.asked if k == kind)
         text = json.dumps(self.say(wanted, fences(user)[0][1]), ensure_ascii=False)
         said = {"id": "x", "object": "chat.completion", "created": 0, "model": sent["model"], "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}}
         said["choices"] = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]
@@ -444,7 +504,14 @@ class Endpoint(BaseHTTPRequestHandler):
             return {"entities": [{"text": name, "type": "Proper Name"} for name in re.findall(r"\b[A-Z]\w+ [A-Z]\w+", text)[:20]]}
         if "labels" in wanted:
             return {"labels": [{"number": x["number"], "translation": f"aina ya {x['label']}", "concept": x["label"]} for x in json.loads(text)]}
-        return {"missing": [], "extra": [], "wrong": [{"number": 1, "reason": "?"}][: wanted["wrong"]["maxItems"]], "explanation": "Fine.", "faithfulness": 4, "completeness": 5}
+        return {
+            "missing": [],
+            "extra": [],
+            "wrong": [{"number": 1, "reason": "?"}][: wanted["wrong"]["maxItems"]],
+            "explanation": "Fine.",
+            "faithfulness": 4,
+            "completeness": 5,
+        }
 
     def log_message(self, *_):
         pass
@@ -457,7 +524,7 @@ def endpoint():
     class Threads(socketserver.ThreadingTCPServer):
         allow_reuse_address, daemon_threads, request_queue_size = True, True, 64
 
-    Endpoint.asked, Endpoint.down = [], ()
+    Endpoint.asked, Endpoint.shy = [], True
     with Threads(("127.0.0.1", 0), Endpoint) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -474,39 +541,28 @@ def test_a_run_with_an_endpoint_asks_again_only_for_what_failed(endpoint, tmp_pa
     run = lambda: subprocess.run(command, cwd=tmp_path, env=environment | {"PYTHONPATH": paths}, capture_output=True, encoding="utf-8", timeout=300)
     folder = tmp_path / "runs" / "chat"
 
+    meta = lambda stage: read_meta(folder / stage / "swh" / ("chat" if stage < "15" else ""))
+
     said = run()
     assert said.returncode == 0, said.stdout + said.stderr
     kinds = Counter(kind for kind, _ in Endpoint.asked)
-    metas = {stage: read_meta(folder / stage / "swh" / ("chat" if stage < "15" else "")) for stage in ("11_rate", "14_annotate", "17_translate", "19_judge")}
-    assert kinds["justification"] == metas["11_rate"]["rows"] == metas["11_rate"]["counts"]["parsed"] == 6
-    assert kinds["entities"] == metas["14_annotate"]["rows"] == 4 and metas["14_annotate"]["counts"]["mentions"] > 0
-    assert metas["17_translate"]["counts"]["translated"] == metas["17_translate"]["rows"] and metas["19_judge"]["counts"]["faithfulness"] == 4.0
-    rows = read_rows(folder / "17_translate" / "swh" / "rows.parquet")
-    assert all(r["method"] == "chat" and r["translation"] == f"aina ya {r['label']}" for r in rows) and "proper name" in {r["label"] for r in rows}
+    first = next(user for kind, user in Endpoint.asked if kind == "entities")
+    assert kinds["justification"] == meta("11_rate")["rows"] == meta("11_rate")["counts"]["parsed"] == 6
+    assert meta("14_annotate")["rows"] == 3 and meta("14_annotate")["dropped"] == {"unanswered": 1} and meta("16_merge")["rows"] == 3
+    (put_aside,) = read_rows(folder / "14_annotate" / "swh" / "chat" / "dropped.parquet")
+    assert put_aside["text"] in first
+    labels = read_rows(folder / "17_translate" / "swh" / "rows.parquet")
+    assert all(r["method"] == "chat" and r["translation"] == f"aina ya {r['label']}" for r in labels) and "proper name" in {r["label"] for r in labels}
+    assert meta("19_judge")["counts"]["faithfulness"] == 4.0 and meta("19_judge")["rows"] == 3
+
+    Endpoint.asked, Endpoint.shy = [], False
+    said = run()
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert [user for kind, user in Endpoint.asked if kind == "entities"] == [first], "of the annotations only the one that had failed"
+    assert "justification" not in {kind for kind, _ in Endpoint.asked}
+    assert meta("14_annotate")["rows"] == meta("16_merge")["rows"] == meta("19_judge")["rows"] == 4 and not meta("14_annotate")["dropped"]
+    assert sum(kind == "completeness" for kind, _ in Endpoint.asked) == 1, "and the judge only the passage that is new"
 
     Endpoint.asked = []
     run()
     assert Endpoint.asked == [], "all is done"
-
-    selected = read_rows(folder / "13_select" / "swh" / "rows.parquet")
-    (folder.parent / "ledger.sqlite").unlink()
-    (folder / "14_annotate" / "swh" / "chat" / "meta.json").unlink()
-    Endpoint.down, word = (selected[0]["text"],), selected[0]["id"]
-    said = run()
-    assert said.returncode == 0, said.stdout + said.stderr
-    meta = read_meta(folder / "14_annotate" / "swh" / "chat")
-    assert meta["rows"] == 3 and meta["dropped"] == {"unanswered": 1}
-    assert [d["id"] for d in read_rows(folder / "14_annotate" / "swh" / "chat" / "dropped.parquet")] == [word]
-    Endpoint.asked, Endpoint.down = [], ()
-    said = run()
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert [user for kind, user in Endpoint.asked if kind == "entities"] == [u for k, u in Endpoint.asked if k == "entities" and selected[0]["text"] in u]
-    assert sum(kind == "entities" for kind, _ in Endpoint.asked) == 1
-    assert read_meta(folder / "14_annotate" / "swh" / "chat")["output"] == metas["14_annotate"]["output"], "as if nothing had failed"
-    assert read_meta(folder / "19_judge" / "swh")["output"] == metas["19_judge"]["output"]
-
-
-def test_a_task_request_is_plain(endpoint):
-    "Guards the test above: what a request says is what arrives."
-    request = task_request("Count.", [fence("Oslo", name="passage")], RATING_SCHEMA, SAMPLING)
-    assert fences(request.messages[1][1])[0][1] == "Oslo" and endpoint.startswith("http://127.0.0.1")
