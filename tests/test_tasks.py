@@ -2,8 +2,8 @@
 
 import json
 import re
+import shutil
 import socketserver
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from finerweb import prompts
 from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
@@ -20,9 +21,10 @@ from finerweb.graph import Profile, check_profile, load_profile, plan
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
 from finerweb.llm import ChatReply, Scripted, failure
+from finerweb.pipeline import run_tasks
 from finerweb.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
-from finerweb.store import Task, is_done, read_meta, read_rows
+from finerweb.store import Task, is_done, output_folder, read_meta, read_rows
 from finerweb.translate import GoogleTranslation, chat_translations, check_translator, google_translations, join_concepts, translation_request
 
 HOSTILE = [json.loads(line) for line in (Path(__file__).parent / "hostile.jsonl").read_text(encoding="ascii").splitlines()]
@@ -531,38 +533,39 @@ def endpoint():
         server.shutdown()
 
 
-def test_a_run_with_an_endpoint_asks_again_only_for_what_failed(endpoint, tmp_path, profile_file, environment):
+def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished):
+    "On a copy of a finished run a chat teacher rates and annotates, another translates and judges; the second run does only what the first left."
     pytest.importorskip("openai", reason="needs the client of endpoints")
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     chat = {"name": "chat", "kind": "endpoint", "model": "tiny", "base_url": endpoint}
-    members = dict(languages=["swh"], teachers=[WEAK[0], chat], judge="chat", translator="chat", students=[], benchmarks=[])
-    path = profile_file(tmp_path, "chat", **members)
-    paths = ":".join([environment["PYTHONPATH"], *(p for p in sys.path if p and Path(p, "openai").is_dir())])
-    command = [sys.executable, "-m", "finerweb", "run", str(path), "--stages", "17_translate,19_judge"]
-    run = lambda: subprocess.run(command, cwd=tmp_path, env=environment | {"PYTHONPATH": paths}, capture_output=True, encoding="utf-8", timeout=300)
-    folder = tmp_path / "runs" / "chat"
+    common = dict(languages=["eng", "swh"], stages=yaml.safe_load((finished[0] / "small.yaml").read_text(encoding="utf-8"))["stages"])
+    annotating = plan(check_profile(Profile("small", teachers=[*WEAK, chat], **common)))
+    judging = plan(check_profile(Profile("small", teachers=WEAK, judge=chat, translator=chat, **common)))
+    tasks = [t for t in annotating if t.key == ("swh", "chat") and t.stage in ("11_rate", "14_annotate")]
+    tasks += [t for t in judging if t.key == ("swh",) and t.stage in ("17_translate", "19_judge")]
+    home = str(tmp_path / "runs")
+    environment = {"PYTHONPATH": ":".join([str(Path(prompts.__file__).parent.parent), *(p for p in sys.path if Path(p or ".", "openai").is_dir())])}
 
-    meta = lambda stage: read_meta(folder / stage / "swh" / ("chat" if stage < "15" else ""))
+    def run() -> list[str]:
+        done = []
+        report = lambda state, task, message: done.append(task.stage) if state == "done" else None
+        assert run_tasks(tasks, home=home, run="small", workers=2, environment=environment, report=report) == {}
+        return sorted(done)
 
-    said = run()
-    assert said.returncode == 0, said.stdout + said.stderr
-    kinds = Counter(kind for kind, _ in Endpoint.asked)
+    folder = lambda stage: output_folder(home, "small", stage, ("swh", "chat") if stage < "15" else ("swh",))
+    meta = lambda stage: read_meta(folder(stage))
+    assert run() == ["11_rate", "14_annotate", "17_translate", "19_judge"]
     first = next(user for kind, user in Endpoint.asked if kind == "entities")
+    kinds = Counter(kind for kind, _ in Endpoint.asked)
     assert kinds["justification"] == meta("11_rate")["rows"] == meta("11_rate")["counts"]["parsed"] == 6
-    assert meta("14_annotate")["rows"] == 3 and meta("14_annotate")["dropped"] == {"unanswered": 1} and meta("16_merge")["rows"] == 3
-    (put_aside,) = read_rows(folder / "14_annotate" / "swh" / "chat" / "dropped.parquet")
-    assert put_aside["text"] in first
-    labels = read_rows(folder / "17_translate" / "swh" / "rows.parquet")
-    assert all(r["method"] == "chat" and r["translation"] == f"aina ya {r['label']}" for r in labels) and "proper name" in {r["label"] for r in labels}
-    assert meta("19_judge")["counts"]["faithfulness"] == 4.0 and meta("19_judge")["rows"] == 3
+    assert meta("14_annotate")["rows"] == 3 and meta("14_annotate")["dropped"] == {"unanswered": 1} and meta("14_annotate")["counts"]["mentions"] > 0
+    (put_aside,) = read_rows(folder("14_annotate") / "dropped.parquet")
+    assert harmless(put_aside["text"]) in first
+    labels = read_rows(folder("17_translate") / "rows.parquet")
+    assert labels and all(r["method"] == "chat" and r["translation"] == f"aina ya {r['label']}" for r in labels)
+    assert meta("19_judge")["counts"]["faithfulness"] == 4.0 and meta("19_judge")["rows"] == kinds["completeness"] == 4
 
     Endpoint.asked, Endpoint.shy = [], False
-    said = run()
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert [user for kind, user in Endpoint.asked if kind == "entities"] == [first], "of the annotations only the one that had failed"
-    assert "justification" not in {kind for kind, _ in Endpoint.asked}
-    assert meta("14_annotate")["rows"] == meta("16_merge")["rows"] == meta("19_judge")["rows"] == 4 and not meta("14_annotate")["dropped"]
-    assert sum(kind == "completeness" for kind, _ in Endpoint.asked) == 1, "and the judge only the passage that is new"
-
-    Endpoint.asked = []
-    run()
-    assert Endpoint.asked == [], "all is done"
+    assert run() == ["14_annotate"], "all else is done"
+    assert [user for _, user in Endpoint.asked] == [first], "what was answered is not asked again"
+    assert meta("14_annotate")["rows"] == 4 and not meta("14_annotate")["dropped"]
