@@ -21,7 +21,7 @@ setup(
     keywords=meta["keywords"].split(),
     python_requires=f">={meta['min_python']}",
     install_requires=meta["requirements"].split(),
-    extras_require={"dev": meta["dev_requirements"].split()},
+    extras_require={k.removesuffix("_requirements"): v.split() for k, v in meta.items() if k.endswith("_requirements")},
     packages=["finerweb", "finerweb.nbs"],
     package_dir={"finerweb.nbs": "nbs"},
     package_data={"finerweb": ["assets/**/*"], "finerweb.nbs": ["*.ipynb"]},

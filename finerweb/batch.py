@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['ENDED', 'FILE_BYTES', 'open_batches', 'note_batch', 'name_batch', 'end_batch', 'Batch']
 
-# %% ../nbs/04_batch.ipynb #6dcb7dc8
+# %% ../nbs/04_batch.ipynb #358a8e90
 import io
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .completion import api_key, body, read_completion
 from .ledger import Ledger, known
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Hopeless
 
-# %% ../nbs/04_batch.ipynb #bfaaeb10
+# %% ../nbs/04_batch.ipynb #8bc768fd
 def open_batches(ledger: Ledger, account: str) -> dict[str, tuple[str, list[str]]]:
     "Name -> (id at the service, \"\" where it is not known that it was made; keys) of the batches of a teacher that are not collected."
     rows = ledger._open().execute("select digest, id, keys from batches where account = ? and state = 'open' order by time, digest", (account,))
@@ -43,7 +43,7 @@ def end_batch(ledger: Ledger, name: str) -> None:
         db.execute("update batches set state = 'done' where digest = ?", (name,))
         db.execute("delete from claims where owner = ?", (f"batch:{name}",))
 
-# %% ../nbs/04_batch.ipynb #34c628c7
+# %% ../nbs/04_batch.ipynb #a74dfaf9
 ENDED = ("completed", "failed", "expired", "cancelled")
 FILE_BYTES = 150_000_000  # the service takes 200 MB
 
@@ -52,9 +52,9 @@ class Batch:
     "A Backend by a batch service; asks every `poll` seconds whether a batch is done."
 
     def __init__(self, model: str, *, base_url: str, api_key_env: str, ledger: Ledger, account: str, poll: float, most: int,
-                 structured: str = "json_schema", extra: dict | None = None):  # fmt: skip
+                 structured: str = "json_schema", extra: dict | None = None, sleep: Callable[[float], None] = time.sleep):  # fmt: skip
         self.model, self.base_url, self.api_key_env, self.ledger, self.account = model, base_url, api_key_env, ledger, account
-        self.poll, self.most, self.structured, self.extra = poll, most, structured, extra or {}
+        self.poll, self.most, self.structured, self.extra, self.sleep = poll, most, structured, extra or {}, sleep
 
     def __repr__(self) -> str:
         return f"Batch({self.model} at {self.base_url})"
@@ -77,7 +77,7 @@ class Batch:
                         end_batch(self.ledger, name)
                         del waiting[name]
                 if waiting:
-                    time.sleep(self.poll)
+                    self.sleep(self.poll)
         except OpenAIError as error:
             raise Hopeless(f"the batch service at {self.base_url}: {error}. What was sent stands in the ledger and is collected by the next run.") from None
 
@@ -93,7 +93,7 @@ class Batch:
         for name in sorted(lost):
             end_batch(self.ledger, name)
 
-# %% ../nbs/04_batch.ipynb #3a0757e0
+# %% ../nbs/04_batch.ipynb #520b014f
 def _lines(backend: Batch, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[list[str], bytes]]:
     "(keys, file) for each batch."
     keys, lines, size = [], [], 0

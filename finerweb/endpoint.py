@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_status', 'Endpoint']
 
-# %% ../nbs/04_endpoint.ipynb #cb4df588
+# %% ../nbs/04_endpoint.ipynb #cda4c7d3
 import asyncio
 import json
 import queue
@@ -19,7 +19,7 @@ from .completion import api_key, body, read_completion
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Fault, Hopeless, Traffic, backoff, told_wait
 
-# %% ../nbs/04_endpoint.ipynb #2c6e9f13
+# %% ../nbs/04_endpoint.ipynb #a090cbe5
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
     "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
@@ -29,7 +29,25 @@ def judge_status(status: int, text: str, headers: dict[str, str], where: str) ->
         raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
     return reason
 
-# %% ../nbs/04_endpoint.ipynb #14473508
+# %% ../nbs/04_endpoint.ipynb #1cb153d7
+async def _once(server: "Endpoint", client: object, request: ChatRequest) -> ChatReply:
+    from openai import APIConnectionError, APIStatusError, OpenAIError
+
+    made = body(request, model=server.model, structured=server.structured, openai="api.openai.com" in server.base_url) | server.extra
+    model, messages = made.pop("model"), made.pop("messages")
+    try:
+        async with asyncio.timeout(server.timeout):
+            raw = await client.chat.completions.with_raw_response.create(model=model, messages=messages, extra_body=made)
+        return read_completion(json.loads(raw.http_response.content))
+    except (TimeoutError, APIConnectionError) as error:
+        slow = isinstance(error, TimeoutError) or "timed out" in str(error)
+        raise Fault(f"{server.base_url}: no answer in {server.timeout:g} s" if slow else f"{server.base_url}: {error} {error.__cause__!r}", busy=slow) from None
+    except APIStatusError as error:
+        return failure(judge_status(error.status_code, error.response.text, error.response.headers, server.base_url))
+    except (OpenAIError, ValueError, RecursionError) as error:
+        raise Fault(f"{server.base_url}: {error}", busy=False) from None
+
+# %% ../nbs/04_endpoint.ipynb #ec1f5e79
 class Endpoint:
     "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
 
@@ -41,23 +59,6 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"Endpoint({self.model} at {self.base_url})"
 
-    async def _once(self, client: object, request: ChatRequest) -> ChatReply:
-        from openai import APIConnectionError, APIStatusError, OpenAIError
-
-        made = body(request, model=self.model, structured=self.structured, openai="api.openai.com" in self.base_url) | self.extra
-        model, messages = made.pop("model"), made.pop("messages")
-        try:
-            async with asyncio.timeout(self.timeout):
-                raw = await client.chat.completions.with_raw_response.create(model=model, messages=messages, extra_body=made)
-            return read_completion(json.loads(raw.http_response.content))
-        except (TimeoutError, APIConnectionError) as error:
-            slow = isinstance(error, TimeoutError) or "timed out" in str(error)
-            raise Fault(f"{self.base_url}: no answer in {self.timeout:g} s" if slow else f"{self.base_url}: {error} {error.__cause__!r}", busy=slow) from None
-        except APIStatusError as error:
-            return failure(judge_status(error.status_code, error.response.text, error.response.headers, self.base_url))
-        except (OpenAIError, ValueError, RecursionError) as error:
-            raise Fault(f"{self.base_url}: {error}", busy=False) from None
-
     async def _patiently(self, client: object, request: ChatRequest, traffic: Traffic) -> ChatReply:
         "The reply to `request`, after as many tries as it takes or is allowed."
         began, faults = time.monotonic(), 0
@@ -65,7 +66,7 @@ class Endpoint:
             await traffic.enter()
             sent = time.monotonic()
             try:
-                reply = await self._once(client, request)
+                reply = await _once(self, client, request)
                 traffic.answered(reply.error)
                 return reply
             except Fault as fault:
@@ -81,7 +82,7 @@ class Endpoint:
 
     def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
         "Pulls a request whenever a slot is free, gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
-        key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=8, most=self.most), queue.SimpleQueue()
+        key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=32, most=self.most), queue.SimpleQueue()
         with _loop() as loop:
             client = asyncio.run_coroutine_threadsafe(_client(self.base_url, key), loop).result()
 
@@ -104,7 +105,7 @@ class Endpoint:
                     raise reply
                 yield name, _hidden(reply, key)
 
-# %% ../nbs/04_endpoint.ipynb #77ab55ad
+# %% ../nbs/04_endpoint.ipynb #79e6ed8d
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()

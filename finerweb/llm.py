@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ChatRequest', 'ChatReply', 'chat_request', 'failure', 'ChatModel', 'Backend', 'Scripted', 'split_reasoning']
 
-# %% ../nbs/04_llm.ipynb #6720d632
+# %% ../nbs/04_llm.ipynb #1d9dd625
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .data import storable
 
-# %% ../nbs/04_llm.ipynb #6905dfac
+# %% ../nbs/04_llm.ipynb #eb38bf38
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     "Messages as (role, content), the JSON schema of the reply (None: free text), the most tokens of the reply, temperature and seed."
@@ -48,7 +48,7 @@ def failure(reason: str) -> ChatReply:
     "The reply of a request that got none."
     return ChatReply("", "error", 0, 0, error=" ".join(storable(reason).split())[:500] or "no reason given")
 
-# %% ../nbs/04_llm.ipynb #bcb82711
+# %% ../nbs/04_llm.ipynb #0af34634
 class ChatModel(Protocol):
     "What a stage may ask of a language model."
 
@@ -89,7 +89,7 @@ class Scripted:
         for key, request in asked:
             yield key, self._reply(request)
 
-# %% ../nbs/04_llm.ipynb #665cccb0
+# %% ../nbs/04_llm.ipynb #9af918be
 _TAGS = "think|thinking|thought|reasoning|seed:think"
 _OPEN = re.compile(rf"\s*<({_TAGS})>", re.I)
 _CLOSE = re.compile(rf"</({_TAGS})>", re.I)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'OPENAI', 'WeakTeacher', 'check_teacher', 'make_teacher']
 
-# %% ../nbs/09_teachers.ipynb #4f702f22
+# %% ../nbs/09_teachers.ipynb #16c93031
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from .budget import check_cap, prices
 from .data import Mention, Passage
-from .ledger import Ledger, Remembered
+from .ledger import Ledger
 from .llm import Backend, ChatModel
+from .remember import Remembered
 from .store import runs_folder
 
-# %% ../nbs/09_teachers.ipynb #7f7a7889
+# %% ../nbs/09_teachers.ipynb #7cfb1de7
 class WeakTeacher(Protocol):
     "What a stage may ask of an offline teacher."
 
@@ -27,7 +28,7 @@ class WeakTeacher(Protocol):
     def annotate(self, passages: list[Passage]) -> list[list[Mention]]:
         "The mentions in each passage, every one with its score and place."
 
-# %% ../nbs/09_teachers.ipynb #6fe115f1
+# %% ../nbs/09_teachers.ipynb #aad73544
 _NUMBER = (int, float)
 _CHAT = {"model": str, "revision": str, "max_tokens": int, "temperature": _NUMBER, "price_in": _NUMBER, "price_out": _NUMBER, "cap": _NUMBER, "extra": dict}
 _SERVED = _CHAT | {"base_url": str, "api_key_env": str, "structured": str, "most": int}
@@ -75,7 +76,7 @@ def _check_served(spec: dict, who: str) -> dict:
         raise ValueError(f"{who}: api_key_env is the *name* of an environment variable, such as OPENAI_API_KEY; what stands there is no name")
     return spec
 
-# %% ../nbs/09_teachers.ipynb #dd7c894e
+# %% ../nbs/09_teachers.ipynb #c924a874
 def _backend(spec: dict, ledger: Ledger) -> Backend:
     "Where the model of a chat teacher runs."
     if spec["kind"] == "vllm":

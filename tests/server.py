@@ -2,8 +2,8 @@
 
 python server.py [--latency SECONDS] [--slots N] [--faults SHARE] [--log FILE]     prints its port, serves until its standard input ends
 
-A fault depends on the request and on how often it came, so a run can be repeated. The log has a line for each request that came ("asked DIGEST") and for each one that got
-a whole, good answer ("answered DIGEST").
+A fault depends on the request and on how often it came, so a run can be repeated. The log has a line for each request that came
+("asked DIGEST") and for each one that got a whole answer of the model ("answered DIGEST").
 """
 
 import argparse
@@ -89,13 +89,14 @@ class Server:
         whole = json.dumps(said).encode()
         if fault in ("cut body", "trickle"):
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(whole))
-            for byte in whole[: 40 if fault == "trickle" else 9]:
+            for byte in whole[: 200 if fault == "trickle" else 9]:
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.1 if fault == "trickle" else 0)
             return False
         kept = await self.send(writer, whole)
-        self.note("answered", digest)
+        if said["choices"]:
+            self.note("answered", digest)
         return kept
 
     async def send(self, writer: asyncio.StreamWriter, whole: bytes, *, status: bytes = b"200", extra: bytes = b"") -> bool:

@@ -1,0 +1,421 @@
+"""Language models: faults of servers, the ledger, budgets, and the reading of replies. The server is tests/server.py, in a process of its own."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+import server
+from finerweb.budget import BudgetSpent, Prices, most_tokens
+from finerweb.endpoint import Endpoint
+from finerweb.ledger import Ledger, claim, clear_dead, known, spent
+from finerweb.llm import ChatReply, Scripted, chat_request, failure, split_reasoning
+from finerweb.fit import fits
+from finerweb.rates import Hopeless
+from finerweb.remember import Remembered
+from finerweb.structured import ask, parse_reply
+from finerweb.teachers import check_teacher, make_teacher
+
+HERE = Path(__file__).resolve().parent
+TEXT = {"type": "string", "minLength": 1}
+MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}, "required": ["text", "label"], "additionalProperties": False}
+ENTITIES = {"type": "object", "properties": {"entities": {"type": "array", "items": MENTION, "maxItems": 10}}, "required": ["entities"], "additionalProperties": False}
+RATING = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 4}, "justification": {"type": "string", "maxLength": 600}}}
+RATING |= {"required": ["score", "justification"], "additionalProperties": False}
+SCHEMAS = {"entities": ENTITIES, "rating": RATING}
+FREE = Prices(0.0, 0.0, "runs here")
+
+
+def questions(n: int, schema: dict | None = ENTITIES) -> list:
+    return [chat_request(("system", "List the entities."), ("user", f"Passage {i}: Oslo"), schema=schema, max_tokens=200, temperature=0, seed=0) for i in range(n)]
+
+
+@contextmanager
+def serving(*options: str):
+    "The address of a fresh server."
+    process = subprocess.Popen([sys.executable, str(HERE / "server.py"), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+    finally:
+        process.stdin.close()
+        process.wait(10)
+
+
+def model(address: str, folder: Path, *, most: int = 64, timeout: float = 4.0, wait: float = 0.01, **others) -> Remembered:
+    backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=timeout, most=most, wait=wait)
+    return Remembered(backend, Ledger(folder / "ledger.sqlite"), account="tiny", price=FREE, **others)
+
+
+def counted(log: Path) -> tuple[Counter, Counter]:
+    "How often each request came, and how often it was answered."
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return tuple(Counter(digest for what, digest in lines if what == kind) for kind in ("asked", "answered"))
+
+
+# Servers with faults
+
+
+def test_a_fifth_of_all_requests_fail_and_every_one_ends_with_a_value_or_a_reason(tmp_path):
+    requests, log = questions(300), tmp_path / "log"
+    with serving("--faults", "0.2", "--latency", "0.01", "--log", str(log)) as address:
+        answers, counts = ask(model(address, tmp_path), requests)
+        asked, answered = counted(log)
+        assert all((a.value is None) == bool(a.reason) for a in answers)
+        assert counts["refused"] == sum(a.value is None for a in answers) <= 3
+        assert counts["repaired"] and counts["salvaged"] and counts["asked_again"], "the faults were not all met"
+        assert sum(counts[how] for how in ("parsed", "repaired", "salvaged", "refused")) == len(requests)
+        assert all(fits(a.value, ENTITIES) for a in answers if a.value is not None)
+        assert max(answered.values()) == 1, "nothing that was answered is asked again"
+        assert len(asked) > len(requests) and sum(asked.values()) > len(asked), "cut replies were asked again longer, faults once more"
+        again, twice = ask(model(address, tmp_path), requests)
+        assert counted(log)[1] == answered and [a.value for a in again] == [a.value for a in answers] and twice["asked_again"] == counts["asked_again"]
+
+
+def test_faults_do_not_change_what_is_answered(tmp_path):
+    with serving("--faults", "0.2") as faulty, serving() as sound:
+        (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+        one, _ = ask(model(faulty, tmp_path / "a"), questions(150))
+        two, _ = ask(model(sound, tmp_path / "b"), questions(150))
+    parsed = [(x.value, y.value) for x, y in zip(one, two, strict=True) if x.how in ("parsed", "repaired") and x.reply.finish_reason == "stop"]
+    assert len(parsed) > 100
+    same = sum(a == b for a, b in parsed)
+    assert same >= len(parsed) - 6, "a reply asked again with a longer limit is another question to the model; all others are equal"
+
+
+def test_wrong_address_key_and_model_end_at_once(tmp_path, monkeypatch):
+    with serving("--faults", "0") as address:
+        pass
+    began = time.monotonic()
+    with pytest.raises(Hopeless, match="in a row"):
+        model(address, tmp_path, wait=0.001).chat(questions(500))
+    assert time.monotonic() - began < 20
+    monkeypatch.delenv("THE_KEY", raising=False)
+    with pytest.raises(Hopeless, match="THE_KEY"):
+        list(Endpoint("m", base_url="https://llm.example.org/v1", api_key_env="THE_KEY", timeout=1, most=4).replies([("k", questions(1)[0])]))
+
+
+def test_key_is_nowhere_but_in_the_request(tmp_path, monkeypatch, capfd):
+    secret = "sk-proj-0123456789abcdef"
+    monkeypatch.setenv("THE_KEY", secret)
+    with serving("--faults", "0.9") as address:
+        backend = Endpoint("tiny", base_url=address, api_key_env="THE_KEY", timeout=1, most=8, tries=2, wait=0.001)
+        chat = Remembered(backend, Ledger(tmp_path / "ledger.sqlite"), account="tiny", price=FREE)
+        replies = chat.chat(questions(15))
+    assert any(r.error for r in replies)
+    chat.ledger.close()
+    assert not [p for p in tmp_path.iterdir() if secret.encode() in p.read_bytes()]
+    out = capfd.readouterr()
+    assert secret not in repr((replies, chat, backend, vars(chat), vars(backend))) + out.out + out.err
+
+
+def test_works_inside_a_running_event_loop(tmp_path):
+    import asyncio
+
+    async def cell() -> list[ChatReply]:
+        return model(address, tmp_path).chat(questions(5))
+
+    with serving() as address:
+        assert [r.finish_reason for r in asyncio.run(cell())] == ["stop"] * 5
+
+
+# The ledger
+
+WORKER = """
+import json, sys
+from finerweb.budget import Prices
+from finerweb.endpoint import Endpoint
+from finerweb.ledger import Ledger
+from finerweb.llm import chat_request
+from finerweb.remember import Remembered
+from finerweb.structured import ask
+address, folder, n, schema = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=30, most=64)
+chat = Remembered(backend, Ledger(folder + "/ledger.sqlite"), account="tiny", price=Prices(0.0, 0.0, "runs here"))
+message = lambda i: (("system", "List the entities."), ("user", f"Passage {i}: Oslo"))
+answers, counts = ask(chat, [chat_request(*message(i), schema=schema, max_tokens=200, temperature=0, seed=0) for i in range(n)])
+print(json.dumps([a.value for a in answers]))
+"""
+
+
+def worker(address: str, folder: Path, n: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WORKER, address, str(folder), str(n), json.dumps(ENTITIES)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def keys_in(path: Path) -> set[str]:
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        return {k for (k,) in connection.execute("select key from replies")}
+    except sqlite3.OperationalError:  # not made yet
+        return set()
+    finally:
+        connection.close()
+
+
+def test_killed_at_any_moment_nothing_answered_is_asked_again(tmp_path):
+    n, kills, drawn = int(os.environ.get("FINERWEB_TEST_PASSAGES", "400")), int(os.environ.get("FINERWEB_TEST_KILLS", "3")), random.Random(3)
+    log, folder, other = tmp_path / "log", tmp_path / "killed", tmp_path / "whole"
+    folder.mkdir(), other.mkdir()
+    digest = lambda q: hashlib.sha256(json.dumps([[{"role": r, "content": c} for r, c in q.messages], q.max_tokens]).encode()).hexdigest()
+    naming = Remembered(Scripted(str, model="tiny"), Ledger(tmp_path / "x.sqlite"), account="t", price=FREE)
+    digests = {naming.key(q): digest(q) for q in questions(n)}
+    with serving("--latency", "0.1", "--slots", "32", "--log", str(log)) as address:
+        stopped = []
+        for number in range(kills):
+            process, wanted = worker(address, folder, n), n * (number + drawn.random()) / (kills + 1)
+            while len(keys_in(folder / "ledger.sqlite")) <= wanted and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(0.1 * drawn.random())
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, process.stderr.read()
+            process.stdout.close(), process.stderr.close()
+            stopped.append(({digests[k] for k in keys_in(folder / "ledger.sqlite")}, len(log.read_text().splitlines())))
+        done = worker(address, folder, n)
+        got, errors = done.communicate(timeout=120)
+        assert done.returncode == 0, errors
+        lines = log.read_text().splitlines()
+        for stored, at in stopped:
+            assert 0 < len(stored) < n
+            assert not stored & {line.split()[1] for line in lines[at:] if line.startswith("asked")}
+        asked, _ = counted(log)
+        print(f"{kills} kills; asked twice, in flight at a kill: {sum(asked.values()) - n} of {n}")
+        whole, _ = ask(model(address, other), questions(n))
+    assert json.loads(got) == [a.value for a in whole]
+
+
+def test_two_workers_ask_everything_once(tmp_path):
+    log = tmp_path / "log"
+    with serving("--latency", "0.05", "--slots", "32", "--log", str(log)) as address:
+        both = [worker(address, tmp_path, 300) for _ in range(2)]
+        said = [w.communicate(timeout=60) for w in both]
+    assert [w.returncode for w in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    asked, _ = counted(log)
+    assert len(asked) == 300 and max(asked.values()) == 1
+
+
+def test_claims_of_the_dead_are_free_and_of_the_living_are_not(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    code = f"from finerweb.ledger import *; import os; l = Ledger({str(path)!r}); claim(l, 'k', account='a', money=1.0, cap=None); print(1, flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    ledger = Ledger(path)
+    clear_dead(ledger)
+    assert claim(ledger, "k", account="a", money=1.0, cap=None) == "taken"
+    process.kill()
+    process.wait()
+    clear_dead(ledger)
+    assert claim(ledger, "k", account="a", money=1.0, cap=None) == "yes"
+    ledger.close()
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_forked_worker_leaves_its_parents_lock_alone(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert claim(ledger, "k", account="a", money=0.0, cap=None) == "yes"
+    child = os.fork()
+    if child == 0:
+        known(ledger, ["k"])
+        os._exit(0)
+    os.waitpid(child, 0)
+    other = Ledger(ledger.path)
+    clear_dead(other)
+    assert claim(other, "k", account="a", money=0.0, cap=None) == "taken"
+
+
+def test_only_the_owner_reads_the_ledger(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    path.touch(0o644)
+    Remembered(Scripted(lambda r: "x"), Ledger(path), account="a", price=FREE).chat(questions(2))
+    assert {p.suffix: oct(p.stat().st_mode & 0o077) for p in tmp_path.iterdir() if "sqlite" in p.name and not p.name.endswith(".lock")} == {
+        ".sqlite": "0o0", ".sqlite-wal": "0o0", ".sqlite-shm": "0o0"
+    }  # fmt: skip
+    assert not [p for p in tmp_path.glob("*sqlite*") if b"Passage 1" in p.read_bytes()], "requests are not kept"
+
+
+def test_a_failure_is_asked_again_and_a_reply_is_not(tmp_path):
+    moods = iter([failure("down"), "fine"])
+    backend = Scripted(lambda r: next(moods))
+    chat = Remembered(backend, Ledger(tmp_path / "l.sqlite"), account="a", price=FREE)
+    assert [chat.chat(questions(1))[0].error for _ in range(3)] == ["down", "", ""]
+    assert len(backend.seen) == 2
+
+
+def test_every_part_of_a_request_counts(tmp_path):
+    seen, ledger, (base,) = [], Ledger(tmp_path / "l.sqlite"), questions(1)
+    backend = Scripted(lambda r: seen.append(r) or "x", model="m")
+    others = [replace(base, max_tokens=9), replace(base, temperature=0.5), replace(base, seed=1), replace(base, schema=None), replace(base, messages=base.messages[:1])]
+    Remembered(backend, ledger, account="a", price=FREE).chat([base, *others])
+    Remembered(backend, ledger, account="b", price=FREE, revision="2").chat([base])
+    Remembered(backend, ledger, account="b", price=FREE, extra={"top_p": 0.5}).chat([base])
+    assert len(seen) == 8
+    Remembered(backend, ledger, account="c", price=FREE).chat([base, *others])
+    assert len(seen) == 8
+
+
+# Money
+
+
+@pytest.mark.parametrize("cap", [0.0, 0.0005, 0.002, 0.01])
+def test_cap_is_never_passed_and_nothing_is_lost(tmp_path, cap):
+    price, requests = Prices(1.0, 4.0, "profile"), questions(40)
+    backend = Scripted(lambda r: ChatReply("x", "stop", most_tokens(r), r.max_tokens))  # as dear as it can be
+    ledger = Ledger(tmp_path / "l.sqlite")
+    with pytest.raises(BudgetSpent, match=f"{cap:.4f}") as told:
+        Remembered(backend, ledger, account="a", price=price, cap=cap).chat(requests)
+    money = spent(ledger, "a")["money"]
+    assert money <= cap and told.value.left == 40 - len(backend.seen)
+    assert cap - money < 2 * price.money(most_tokens(requests[0]), 200), "it stopped long before the cap"
+    Remembered(backend, ledger, account="a", price=price, cap=1.0).chat(requests)
+    assert len(backend.seen) == 40
+
+
+def test_cap_holds_with_many_requests_in_flight(tmp_path):
+    with serving("--latency", "0.05") as address:
+        backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY", timeout=5, most=64)
+        ledger, price = Ledger(tmp_path / "l.sqlite"), Prices(1.0, 1.0, "profile")
+        with pytest.raises(BudgetSpent):
+            Remembered(backend, ledger, account="a", price=price, cap=0.01).chat(questions(500))
+        bill = spent(ledger, "a")
+    assert bill["money"] <= 0.01 and bill["requests"] > 60, "130 tokens a request: the cap has room for 76"
+
+
+# Replies
+
+
+def corpus() -> list[dict]:
+    return [json.loads(line) for line in (HERE / "replies.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_replies_in_the_shapes_that_models_give():
+    rows = corpus()
+    assert len(rows) >= 200 and len({r["shape"] for r in rows}) >= 50
+    wrong, shares = [], Counter()
+    for row in rows:
+        value, how = parse_reply(row["text"], SCHEMAS[row["schema"]])
+        shares[how] += 1
+        if (value, how) != (row["value"], row["how"]):
+            wrong.append((row["shape"], how, value))
+    assert not wrong
+    print({how: round(n / len(rows), 3) for how, n in sorted(shares.items())})
+
+
+def test_a_value_always_fits_and_a_refusal_is_none():
+    for row in corpus():
+        for schema in SCHEMAS.values():
+            for text in (row["text"], row["text"][: len(row["text"]) // 2], row["text"] * 3, row["text"].replace('"', "'"), row["text"][::-1]):
+                value, how = parse_reply(text, schema)
+                assert (value is None) == (how == "refused") and (value is None or fits(value, schema))
+
+
+HOSTILE = {
+    "deep lists": "[" * 200_000, "deep objects": '{"a":' * 100_000, "braces": "{" * 39_000, "parentheses": "{" + "(" * 39_000, "quotes": '"' * 100_000, "commas": "[" + "," * 100_000,
+    "many objects": "{}" * 100_000, "fences": "```json\n" * 20_000, "backslashes": '{"entities": "' + "\\" * 100_001, "a number": '{"score": ' + "9" * 100_000 + ', "justification": ""}',
+    "long": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 100_000) + "]}", "5 MB": "x" * 5_000_000, "surrogates": '{"entities": [{"text": "\\ud800\\udfff\\u0000", "label": "x"}]}',
+    "exponent": '{"score": 1e999999, "justification": ""}', "open strings": '{"entities": ["' * 2_000, "slashes": "{//" * 13_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_replies_are_read_in_time(name):
+    for schema in SCHEMAS.values():
+        began = time.process_time()
+        value, how = parse_reply(HOSTILE[name], schema)
+        assert time.process_time() - began < 5
+        assert (value is None) == (how == "refused")
+        json.dumps(value).encode(), json.dumps(value, ensure_ascii=False).encode()
+
+
+JSON = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=20),
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(some.sampled_from(["entities", "text", "label", "score", "justification", "x"]), inner, max_size=4),
+    max_leaves=12,
+)
+PARTS = [*"{}[]\":,\\'`()/# \n\x00\ud800Ωไ0123eE.-tfn", "```json\n", "<think>", "</think>", '{"entities": [', '{"text": "', '"label": "', "NaN"]
+MARKS = some.lists(some.sampled_from(PARTS), max_size=60).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(JSON, some.text(max_size=20), some.integers(0, 60), some.sampled_from(list(SCHEMAS.values())))
+def test_any_json_cut_and_dressed(value, around, cut, schema):
+    whole = json.dumps(value)
+    for text in (whole, around + whole + around, whole[: len(whole) - cut], f"```\n{whole}\n```"):
+        found, how = parse_reply(text, schema)
+        assert (found is None) == (how == "refused") and (found is None or fits(found, schema))
+
+
+@settings(max_examples=600, deadline=None)
+@given(MARKS)
+def test_any_text(text):
+    answer, reasoning = split_reasoning(text)
+    assert len(answer) + len(reasoning) <= len(text)
+    for schema in SCHEMAS.values():
+        found, how = parse_reply(text, schema)
+        assert (found is None) == (how == "refused") and (found is None or fits(found, schema))
+
+
+@settings(max_examples=200, deadline=None)
+@given(some.lists(some.tuples(some.text(min_size=1, max_size=20), some.text(min_size=1, max_size=10)), max_size=8))
+def test_what_is_said_well_comes_back_whole(mentions):
+    from finerweb.data import storable
+
+    value = {"entities": [{"text": t, "label": label} for t, label in mentions]}
+    stored = {"entities": [{"text": storable(t), "label": storable(label)} for t, label in mentions]}
+    for text, how in ((json.dumps(value), "parsed"), (f"```json\n{json.dumps(value, indent=1)}\n```", "repaired"), (f"So: {json.dumps(value)}", "repaired")):
+        assert parse_reply(text, ENTITIES) == (stored, how)
+
+
+def test_cut_replies_are_asked_longer_and_never_unchanged():
+    whole = json.dumps(server.good_answer("00" * 32))
+    cutting = Scripted(lambda r: ChatReply(whole[: r.max_tokens], "length" if r.max_tokens < len(whole) else "stop", 1, min(r.max_tokens, len(whole))))
+    (answer,), counts = ask(cutting, [replace(questions(1)[0], max_tokens=20)])
+    assert answer.how == "parsed" and counts["asked_again"] == len(cutting.seen) - 1 > 1
+    assert len({r.max_tokens for r in cutting.seen}) == len(cutting.seen)
+    endless = Scripted(lambda r: ChatReply(whole[:-9], "length", 1, r.max_tokens))
+    endless.max_tokens = 1000
+    (answer,), counts = ask(endless, questions(1))
+    assert answer.how == "salvaged" and [r.max_tokens for r in endless.seen] == [200, 400, 800, 1000], "what was whole is kept at the model's limit"
+
+
+def test_what_thinking_models_write_is_not_the_answer():
+    good = '{"score": 4, "justification": "rich"}'
+    wrong = '{"score": 1, "justification": "no"}'
+    for text in (f"<think>{wrong}</think>{good}", f"{wrong} perhaps</think>\n{good}", f"<THINKING>\n{wrong}\n</THINKING>\n\n```json\n{good}\n```"):
+        if not text.startswith("{"):
+            assert parse_reply(split_reasoning(text)[0], RATING)[0]["score"] == 4
+    assert split_reasoning(f"<think>{wrong}") == ("", wrong)
+
+
+# Teachers
+
+
+def test_fields_of_teachers():
+    good = {"name": "t", "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:1/v1", "cap": 1, "temperature": 0.0, "extra": {"top_k": 1}}
+    assert check_teacher(good) is good
+    wrong = [{"modle": "m"}, {"model": ""}, {"cap": True}, {"cap": -1}, {"base_url": "127.0.0.1"}, {"structured": "yaml"}, {"kind": ["x"]}]
+    for change in [*wrong, {"method": "patterns"}, {"api_key_env": "sk-1"}]:
+        with pytest.raises(ValueError, match=next(iter(change))):
+            check_teacher(good | change)
+
+
+def test_chat_teacher_asks_its_server_and_remembers(tmp_path):
+    spec = {"name": "tiny", "kind": "endpoint", "model": "tiny", "most": 4, "timeout": 5}
+    with serving() as address:
+        chat = make_teacher(spec | {"base_url": address}, language="swh", raw_text=[], home=str(tmp_path))
+        first = chat.chat(questions(3))
+    again = make_teacher(spec | {"base_url": address}, language="swh", raw_text=[], home=str(tmp_path))
+    assert again.chat(questions(3)) == first and (tmp_path / "ledger.sqlite").exists()
+    assert spent(again.ledger, "tiny")["requests"] == 3
