@@ -7,7 +7,7 @@ __all__ = ['TRANSLATION', 'translations', 'translate_label', 'label_examples', '
            'join_concepts', 'chat_translations', 'GoogleTranslation', 'google_translations', 'check_translator',
            'make_google']
 
-# %% ../nbs/17_translate.ipynb #c307c1c8
+# %% ../nbs/17_translate.ipynb #3074e868
 import json
 import os
 from collections import Counter
@@ -23,14 +23,14 @@ from .prompts import Sampling, answered, fence, in_language, one_line, plain_lab
 from .structured import ask
 from .teachers import check_teacher
 
-# %% ../nbs/17_translate.ipynb #2791d1a9
+# %% ../nbs/17_translate.ipynb #65f07ca5
 @cache
 def translations(language: str) -> dict[str, str]:
     "English label -> label in `language`, as far as the packaged table has it."
     lines = asset("labels.tsv").read_text(encoding="utf-8").splitlines()[1:]
     return {label: translation for code, label, translation in (line.split("\t") for line in lines) if code == language}
 
-# %% ../nbs/17_translate.ipynb #90c1a6ea
+# %% ../nbs/17_translate.ipynb #238f05a8
 def translate_label(label: str, language: str) -> dict:
     "The row of the labels table for `label`; `method` is \"table\", or \"english\" where some part has no translation."
     table, parts = translations(language), label.split(" / ")
@@ -38,7 +38,7 @@ def translate_label(label: str, language: str) -> dict:
     translation = " / ".join(table[p] for p in parts) if method == "table" else label
     return {"label": label, "language": language, "translation": translation, "concept": parts[0], "method": method}
 
-# %% ../nbs/17_translate.ipynb #f98d4885
+# %% ../nbs/17_translate.ipynb #b1351f04
 def label_examples(rows: Iterable[dict], *, examples: int) -> dict[str, list[str]]:
     "Label -> its `examples` most frequent mentions, from rows with `text`, `entities` and `undecided`; labels by alphabet."
     mentions: dict[str, Counter] = {}
@@ -48,7 +48,7 @@ def label_examples(rows: Iterable[dict], *, examples: int) -> dict[str, list[str
     often = lambda counted: [m for m, _ in sorted(counted.items(), key=lambda x: (-x[1], x[0]))[:examples]]
     return {label: often(mentions[label]) for label in sorted(mentions)}
 
-# %% ../nbs/17_translate.ipynb #03c9cf5b
+# %% ../nbs/17_translate.ipynb #d258c5d2
 TRANSLATION = """You translate names of entity types from English into LANGUAGE, for people who read annotated texts in that language.
 
 The material is a JSON list. Each item has a number, a label (the English name of a type of entity) and examples of what carries this label in texts in LANGUAGE.
@@ -73,7 +73,7 @@ def translation_request(labels: dict[str, list[str]], language: str, sampling: S
     task = in_language(TRANSLATION, language).replace("CONCEPTS", ", ".join(entity_types()))
     return task_request(task, [fence("[\n" + ",\n".join(json.dumps(x, ensure_ascii=False) for x in listed) + "\n]", name="labels")], schema, sampling)
 
-# %% ../nbs/17_translate.ipynb #c610d694
+# %% ../nbs/17_translate.ipynb #caefc1af
 def read_translations(labels: Sequence[str], value: dict, language: str) -> dict[str, dict]:
     "Label -> its row of the labels table, for those that `value`, a chat teacher's answer, translates."
     script, rows = find_language(language).script, {}
@@ -100,7 +100,7 @@ def join_concepts(rows: list[dict]) -> list[dict]:
         ends |= dict.fromkeys(path, min(ring, key=lambda c: (c not in entity_types(), c)) if ring else ends[at])
     return [{**r, "concept": ends[r["label"]]} for r in rows]
 
-# %% ../nbs/17_translate.ipynb #c3349bca
+# %% ../nbs/17_translate.ipynb #f96576ba
 def chat_translations(
     chat: ChatModel,
     labels: dict[str, list[str]],  # with examples
@@ -122,7 +122,7 @@ def chat_translations(
     lacking = [{"id": x, "language": language, "reason": why[x][0], "detail": why[x][1], "text": x} for x in labels if x not in rows]
     return join_concepts([rows.get(x) or translate_label(x, language) for x in labels]), lacking, dict(counts)
 
-# %% ../nbs/17_translate.ipynb #514a3921
+# %% ../nbs/17_translate.ipynb #5f56fd82
 class GoogleTranslation:
     "Google Cloud Translation as a backend of `finerweb.llm`: the system message is the target's code, the user message the English text; its characters count as tokens."
 
@@ -175,7 +175,7 @@ def google_translations(chat: ChatModel, labels: Iterable[str], language: str) -
             rows.append(translate_label(label, language))
     return rows, lacking, counts
 
-# %% ../nbs/17_translate.ipynb #67e59974
+# %% ../nbs/17_translate.ipynb #7b01b2a3
 def check_translator(spec: dict) -> dict:
     "`spec`, if it names a translator that can be made: nothing, Google, or a chat teacher. Raises ValueError that says which field is wrong."
     if spec and spec.get("kind") == "google":
@@ -189,7 +189,8 @@ def check_translator(spec: dict) -> dict:
 def make_google(spec: dict, *, home: str) -> ChatModel:
     "Google Cloud Translation with the ledger of `home`. Raises RuntimeError where the client, a project or credentials are lacking."
     from finerweb.budget import Prices
-    from finerweb.ledger import Ledger, Remembered
+    from finerweb.ledger import Ledger
+    from finerweb.remember import Remembered
     from finerweb.store import runs_folder
 
     if not (project := spec.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")):

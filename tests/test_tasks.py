@@ -304,7 +304,8 @@ def test_concepts_end_however_they_are_chained():
 def ledger_chat(folder, answer):
     "(model with a ledger in `folder`, the script that it asks)"
     from finerweb.budget import Prices
-    from finerweb.ledger import Ledger, Remembered
+    from finerweb.ledger import Ledger
+    from finerweb.remember import Remembered
 
     script = Scripted(answer)
     return Remembered(script, Ledger(folder / "ledger.sqlite"), account="scripted", price=Prices(0.0, 0.0, "runs here")), script
@@ -392,7 +393,8 @@ class StandIn:
 
 def test_google_translates_in_calls_of_a_hundred_and_the_ledger_keeps_them(tmp_path):
     from finerweb.budget import Prices
-    from finerweb.ledger import Ledger, Remembered
+    from finerweb.ledger import Ledger
+    from finerweb.remember import Remembered
 
     labels = [f"kind {n:03}" for n in range(250)]
     make = lambda client: Remembered(
@@ -447,7 +449,9 @@ def test_a_profile_names_its_translator_and_its_judge():
     assert plain["19_judge"]["judge"] == plain["17_translate"]["translator"] == {}
 
 
-@pytest.mark.parametrize(("wrong", "message"), [("gtp", "lexicon, patterns, gpt.*found 'gtp'"), (["gpt"], "found"), ({"kind": "endpoint"}, "with a name"), (7, "found 7")])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [("gtp", "lexicon, patterns, gpt.*found 'gtp'"), (["gpt"], "found"), ({"kind": "endpoint"}, "with a name"), (7, "found 7")]
+)
 def test_a_wrong_judge_is_refused(wrong, message):
     with pytest.raises(ValueError, match=f"judge.*{message}"):
         check_profile(Profile("lesson", languages=["swh"], teachers=[*WEAK, GPT], judge=wrong))
