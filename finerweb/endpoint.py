@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_status', 'Endpoint']
 
-# %% ../nbs/04_endpoint.ipynb #cda4c7d3
+# %% ../nbs/04_endpoint.ipynb #379de610
 import asyncio
 import json
 import queue
@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 
 from .completion import api_key, body, read_completion
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Fault, Hopeless, Traffic, backoff, told_wait
 
-# %% ../nbs/04_endpoint.ipynb #a090cbe5
+# %% ../nbs/04_endpoint.ipynb #025296a7
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
     "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
@@ -29,7 +30,7 @@ def judge_status(status: int, text: str, headers: dict[str, str], where: str) ->
         raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
     return reason
 
-# %% ../nbs/04_endpoint.ipynb #1cb153d7
+# %% ../nbs/04_endpoint.ipynb #43f590ef
 async def _once(server: "Endpoint", client: object, request: ChatRequest) -> ChatReply:
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
@@ -47,7 +48,7 @@ async def _once(server: "Endpoint", client: object, request: ChatRequest) -> Cha
     except (OpenAIError, ValueError, RecursionError) as error:
         raise Fault(f"{server.base_url}: {error}", busy=False) from None
 
-# %% ../nbs/04_endpoint.ipynb #ec1f5e79
+# %% ../nbs/04_endpoint.ipynb #89829aa1
 class Endpoint:
     "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
 
@@ -83,6 +84,9 @@ class Endpoint:
     def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
         "Pulls a request whenever a slot is free, gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
         key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=32, most=self.most), queue.SimpleQueue()
+        if (first := next(supply, None)) is None:
+            return
+        supply = chain([first], supply)
         with _loop() as loop:
             client = asyncio.run_coroutine_threadsafe(_client(self.base_url, key), loop).result()
 
@@ -105,7 +109,7 @@ class Endpoint:
                     raise reply
                 yield name, _hidden(reply, key)
 
-# %% ../nbs/04_endpoint.ipynb #79e6ed8d
+# %% ../nbs/04_endpoint.ipynb #a720194a
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['request_key', 'Ledger', 'known', 'keep', 'spent', 'clear_dead', 'claim', 'others_ask', 'unclaim']
 
-# %% ../nbs/04_ledger.ipynb #fa4477cc
+# %% ../nbs/04_ledger.ipynb #7fae40af
 import hashlib
 import json
 import os
@@ -20,14 +20,14 @@ from filelock import FileLock, Timeout
 
 from .llm import ChatReply, ChatRequest
 
-# %% ../nbs/04_ledger.ipynb #d416a676
+# %% ../nbs/04_ledger.ipynb #2c68bc03
 def request_key(model: str, revision: str, request: ChatRequest, extra: dict | None = None) -> str:
     "A hash (64 hexadecimal digits) of everything that decides the reply."
     sampling = [request.max_tokens, request.temperature, request.seed]
     whole = [model, revision, request.messages, request.schema, sampling, extra or {}]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/04_ledger.ipynb #99609ef5
+# %% ../nbs/04_ledger.ipynb #029ce095
 _TABLES = """
 create table if not exists replies (key text primary key, model text, revision text, text text, finish_reason text,
   prompt_tokens int, completion_tokens int, reasoning text, money real, time real);
@@ -37,7 +37,7 @@ create table if not exists batches (digest text primary key, id text, account te
 pragma user_version = 1;
 """
 
-
+# %% ../nbs/04_ledger.ipynb #e07757b8
 _INHERITED: list = []  # a forked process must neither close its parent's connection nor let go of its lock
 
 
@@ -93,7 +93,7 @@ class Ledger:
             self._owner_file(self.owner).unlink(missing_ok=True)
             self._pid = 0
 
-# %% ../nbs/04_ledger.ipynb #d3b64357
+# %% ../nbs/04_ledger.ipynb #16ea954a
 _REPLY = "text, finish_reason, prompt_tokens, completion_tokens, reasoning"
 
 
@@ -123,7 +123,7 @@ def spent(ledger: Ledger, account: str) -> dict[str, float]:
     row = ledger._open().execute(f"select {', '.join(names)} from accounts where account = ?", (account,)).fetchone()
     return dict(zip(names, row or (0, 0, 0, 0.0), strict=True))
 
-# %% ../nbs/04_ledger.ipynb #885d085f
+# %% ../nbs/04_ledger.ipynb #8a66b266
 def _dead(ledger: Ledger, owner: str) -> bool:
     "Whether the process behind a claim is gone."
     if owner == ledger.owner or owner.startswith("batch:"):
@@ -147,15 +147,24 @@ def clear_dead(ledger: Ledger) -> None:
             db.execute("delete from claims where owner = ?", (owner,))
         ledger._owner_file(owner).unlink(missing_ok=True)
 
+# %% ../nbs/04_ledger.ipynb #2a9c1623
+def _held(db: sqlite3.Connection, key: str) -> str:
+    "Why a key may not be claimed, or \"\"."
+    if db.execute("select 1 from replies where key = ?", (key,)).fetchone():
+        return "known"
+    held = db.execute("select owner from claims where key = ?", (key,)).fetchone()
+    return "taken" if held and not held[0].startswith("batch:") else ""
+
 
 def claim(ledger: Ledger, key: str, *, account: str, money: float, cap: float | None) -> str:
     "\"yes\": ask it now; \"known\": it has been answered meanwhile; \"taken\": another is asking it; \"cap\": it may not fit under the cap."
+    if told := _held(ledger._open(), key):  # reading blocks nobody, and a second worker finds most keys held
+        return told
     with ledger._writing() as db:
-        if db.execute("select 1 from replies where key = ?", (key,)).fetchone():
-            return "known"
-        held = db.execute("select owner from claims where key = ?", (key,)).fetchone()
-        if held:
-            return "yes" if held[0].startswith("batch:") else "taken"
+        if told := _held(db, key):
+            return told
+        if db.execute("select 1 from claims where key = ?", (key,)).fetchone():
+            return "yes"  # in a batch, which its backend knows
         if cap is not None:
             aside = db.execute("select coalesce(sum(money), 0) from claims where account = ?", (account,)).fetchone()[0]
             paid = db.execute("select coalesce(sum(money), 0) from accounts where account = ?", (account,)).fetchone()[0]

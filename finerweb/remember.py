@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Remembered']
 
-# %% ../nbs/04_remember.ipynb #cdcd08c1
+# %% ../nbs/04_remember.ipynb #d16a8083
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,7 +15,7 @@ from .budget import BudgetSpent, Prices, check_cap, worst
 from .ledger import Ledger, claim, clear_dead, keep, known, others_ask, request_key, spent, unclaim
 from .llm import Backend, ChatReply, ChatRequest
 
-# %% ../nbs/04_remember.ipynb #b42e3e16
+# %% ../nbs/04_remember.ipynb #aea70bd7
 class Remembered:
     "A ChatModel that asks `backend` only what the ledger does not know. `max_tokens` and `temperature`, where not None, bound and replace those of the requests."
 
@@ -44,39 +44,40 @@ class Remembered:
         found = known(self.ledger, asked)
         while left := {k: r for k, r in asked.items() if k not in found}:
             before, stops = len(found), set()
-            found.update(self._round(left, stops))
+            found.update(_round(self, left, stops))
             found.update(known(self.ledger, [k for k in left if k not in found]))
             if len(found) == before and "cap" in stops and not others_ask(self.ledger, self.account):
                 raise BudgetSpent(self.account, self.cap, spent(self.ledger, self.account)["money"], len(left))
             if len(found) == before:
-                time.sleep(0.2)  # another process is asking the same
+                time.sleep(0.5)  # another process is asking the same
                 clear_dead(self.ledger)
         return [found[k] for k in keys]
 
-    def _round(self, left: dict[str, ChatRequest], stops: set[str]) -> Iterator[tuple[str, ChatReply]]:
-        "Asks what may be asked now; `stops` gets the reasons why something may not."
-        from tqdm import tqdm
+# %% ../nbs/04_remember.ipynb #0637c055
+def _round(chat: Remembered, left: dict[str, ChatRequest], stops: set[str]) -> Iterator[tuple[str, ChatReply]]:
+    "Asks what may be asked now; `stops` gets the reasons why something may not."
+    from tqdm import tqdm
 
-        out: set[str] = set()
+    out: set[str] = set()
 
-        def supply() -> Iterator[tuple[str, ChatRequest]]:
-            for key, request in left.items():
-                may = claim(self.ledger, key, account=self.account, money=worst(request, self.price), cap=self.cap)
-                stops.add(may)
-                if may == "yes":
-                    out.add(key)
-                    yield key, request
-                elif may == "cap":
-                    return
+    def supply() -> Iterator[tuple[str, ChatRequest]]:
+        for key, request in left.items():
+            may = claim(chat.ledger, key, account=chat.account, money=worst(request, chat.price), cap=chat.cap)
+            stops.add(may)
+            if may == "yes":
+                out.add(key)
+                yield key, request
+            elif may == "cap":
+                return
 
-        clear_dead(self.ledger)
-        try:
-            with closing(self.backend.replies(supply())) as replies, tqdm(total=len(left), desc=self.account, unit="reply", delay=3, mininterval=1, leave=False) as bar:
-                for key, reply in replies:
-                    money = self.price.money(reply.prompt_tokens, reply.completion_tokens)
-                    keep(self.ledger, key, reply, model=self.model, revision=self.revision, account=self.account, money=money)
-                    out.discard(key)
-                    bar.update()
-                    yield key, reply
-        finally:
-            unclaim(self.ledger, out)
+    clear_dead(chat.ledger)
+    try:
+        with closing(chat.backend.replies(supply())) as replies, tqdm(total=len(left), desc=chat.account, unit="reply", delay=3, mininterval=1, leave=False) as bar:
+            for key, reply in replies:
+                money = chat.price.money(reply.prompt_tokens, reply.completion_tokens)
+                keep(chat.ledger, key, reply, model=chat.model, revision=chat.revision, account=chat.account, money=money)
+                out.discard(key)
+                bar.update()
+                yield key, reply
+    finally:
+        unclaim(chat.ledger, out)

@@ -31,7 +31,8 @@ from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent
 TEXT = {"type": "string", "minLength": 1}
-MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}, "required": ["text", "label"], "additionalProperties": False}
+MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}}
+MENTION |= {"required": ["text", "label"], "additionalProperties": False}
 ENTITIES = {"type": "object", "properties": {"entities": {"type": "array", "items": MENTION, "maxItems": 10}}, "required": ["entities"], "additionalProperties": False}
 RATING = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 4}, "justification": {"type": "string", "maxLength": 600}}}
 RATING |= {"required": ["score", "justification"], "additionalProperties": False}
@@ -69,7 +70,7 @@ def counted(log: Path) -> tuple[Counter, Counter]:
 
 
 def test_a_fifth_of_all_requests_fail_and_every_one_ends_with_a_value_or_a_reason(tmp_path):
-    requests, log = questions(300), tmp_path / "log"
+    requests, log = questions(200), tmp_path / "log"
     with serving("--faults", "0.2", "--latency", "0.01", "--log", str(log)) as address:
         answers, counts = ask(model(address, tmp_path), requests)
         asked, answered = counted(log)
@@ -87,10 +88,10 @@ def test_a_fifth_of_all_requests_fail_and_every_one_ends_with_a_value_or_a_reaso
 def test_faults_do_not_change_what_is_answered(tmp_path):
     with serving("--faults", "0.2") as faulty, serving() as sound:
         (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-        one, _ = ask(model(faulty, tmp_path / "a"), questions(150))
-        two, _ = ask(model(sound, tmp_path / "b"), questions(150))
+        one, _ = ask(model(faulty, tmp_path / "a"), questions(100))
+        two, _ = ask(model(sound, tmp_path / "b"), questions(100))
     parsed = [(x.value, y.value) for x, y in zip(one, two, strict=True) if x.how in ("parsed", "repaired") and x.reply.finish_reason == "stop"]
-    assert len(parsed) > 100
+    assert len(parsed) > 70
     same = sum(a == b for a, b in parsed)
     assert same >= len(parsed) - 6, "a reply asked again with a longer limit is another question to the model; all others are equal"
 
@@ -166,7 +167,7 @@ def keys_in(path: Path) -> set[str]:
 
 
 def test_killed_at_any_moment_nothing_answered_is_asked_again(tmp_path):
-    n, kills, drawn = int(os.environ.get("FINERWEB_TEST_PASSAGES", "400")), int(os.environ.get("FINERWEB_TEST_KILLS", "3")), random.Random(3)
+    n, kills, drawn = int(os.environ.get("FINERWEB_TEST_PASSAGES", "200")), int(os.environ.get("FINERWEB_TEST_KILLS", "2")), random.Random(3)
     log, folder, other = tmp_path / "log", tmp_path / "killed", tmp_path / "whole"
     folder.mkdir(), other.mkdir()
     digest = lambda q: hashlib.sha256(json.dumps([[{"role": r, "content": c} for r, c in q.messages], q.max_tokens]).encode()).hexdigest()
@@ -199,12 +200,12 @@ def test_killed_at_any_moment_nothing_answered_is_asked_again(tmp_path):
 def test_two_workers_ask_everything_once(tmp_path):
     log = tmp_path / "log"
     with serving("--latency", "0.05", "--slots", "32", "--log", str(log)) as address:
-        both = [worker(address, tmp_path, 300) for _ in range(2)]
+        both = [worker(address, tmp_path, 120) for _ in range(2)]
         said = [w.communicate(timeout=60) for w in both]
     assert [w.returncode for w in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     asked, _ = counted(log)
-    assert len(asked) == 300 and max(asked.values()) == 1
+    assert len(asked) == 120 and max(asked.values()) == 1
 
 
 def test_claims_of_the_dead_are_free_and_of_the_living_are_not(tmp_path):
@@ -322,11 +323,24 @@ def test_a_value_always_fits_and_a_refusal_is_none():
 
 
 HOSTILE = {
-    "deep lists": "[" * 200_000, "deep objects": '{"a":' * 100_000, "braces": "{" * 39_000, "parentheses": "{" + "(" * 39_000, "quotes": '"' * 100_000, "commas": "[" + "," * 100_000,
-    "many objects": "{}" * 100_000, "fences": "```json\n" * 20_000, "backslashes": '{"entities": "' + "\\" * 100_001, "a number": '{"score": ' + "9" * 100_000 + ', "justification": ""}',
-    "long": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 100_000) + "]}", "5 MB": "x" * 5_000_000, "surrogates": '{"entities": [{"text": "\\ud800\\udfff\\u0000", "label": "x"}]}',
-    "exponent": '{"score": 1e999999, "justification": ""}', "open strings": '{"entities": ["' * 2_000, "slashes": "{//" * 13_000,
-}  # fmt: skip
+    "deep lists": "[" * 200_000,
+    "deep objects": '{"a":' * 100_000,
+    "braces": "{" * 39_000,
+    "parentheses": "{" + "(" * 39_000,
+    "quotes": '"' * 100_000,
+    "commas": "[" + "," * 100_000,
+    "many objects": "{}" * 100_000,
+    "fences": "```json\n" * 20_000,
+    "backslashes": '{"entities": "' + "\\" * 100_001,
+    "a number": '{"score": ' + "9" * 100_000 + ', "justification": ""}',
+    "long": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 28_000) + "]}",
+    "longer": '{"entities": [' + ", ".join(['{"text": "Oslo", "label": "city"}'] * 100_000) + "]}",
+    "5 MB": "x" * 5_000_000,
+    "surrogates": '{"entities": [{"text": "\\ud800\\udfff\\u0000", "label": "x"}]}',
+    "exponent": '{"score": 1e999999, "justification": ""}',
+    "open strings": '{"entities": ["' * 2_000,
+    "slashes": "{//" * 13_000,
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
