@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
            'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #29bf431b
+# %% ../nbs/60_graph.ipynb #678cc8ef
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #bd9e24ad
+# %% ../nbs/60_graph.ipynb #5aa8eb27
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -54,10 +54,10 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #474736da
+# %% ../nbs/60_graph.ipynb #e026c875
 @dataclass(slots=True)
 class Profile:
-    "What a run is made of. `stages` maps a stage to the parameters that differ from its notebook's."
+    "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
     name: str
     description: str = ""
     languages: list[str] = field(default_factory=list)
@@ -65,6 +65,8 @@ class Profile:
     workers: int = 1
     offline: bool = True
     teachers: list[dict] = field(default_factory=list)
+    translator: dict = field(default_factory=dict)
+    judge: dict = field(default_factory=dict)
     students: list[dict] = field(default_factory=list)
     benchmarks: list[dict] = field(default_factory=list)
     stages: dict[str, dict] = field(default_factory=dict)
@@ -94,7 +96,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #aac16658
+# %% ../nbs/60_graph.ipynb #3c8a0f2e
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -124,9 +126,15 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: each of {kind} needs a name of its own, found {names}")
     if len(profile.teachers) < 2:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
+    named = {t["name"]: t for t in profile.teachers}
+    for role in ("translator", "judge"):
+        spec = getattr(profile, role) or {}
+        setattr(profile, role, named.get(spec, spec) if isinstance(spec, str) else spec)
+        if not isinstance(getattr(profile, role), dict) or spec and not isinstance(getattr(profile, role).get("name"), str):
+            raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #cc28c10f
+# %% ../nbs/60_graph.ipynb #d621eb47
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -155,7 +163,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #002d4cfa
+# %% ../nbs/60_graph.ipynb #8d3a69b2
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -178,17 +186,18 @@ def _axes(profile: Profile) -> dict[str, dict[str, object]]:
         "student": named(profile.students), "benchmark": named(profile.benchmarks),
     }  # fmt: skip
 
-# %% ../nbs/60_graph.ipynb #06579145
+# %% ../nbs/60_graph.ipynb #6f0a1cb5
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
     whole = {
         "source": profile.source, "languages": profile.languages, "teachers": profile.teachers,
+        "translator": profile.translator, "judge": profile.judge,
         "students": [s["name"] for s in profile.students], "benchmarks": profile.benchmarks,
     }  # fmt: skip
     for stage in STAGES.values():
         own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
-        for name in sorted({"home", "run", "teachers", "students", "benchmarks", *stage.scope} & set(own)):
+        for name in sorted({"home", "run", "teachers", "translator", "judge", "students", "benchmarks", *stage.scope} & set(own)):
             raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; change the profile, or --run, --home, --languages")
         known = notebook_parameters(stage.name)
         for key in product(*(axes[a] for a in stage.scope)):
@@ -224,7 +233,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
             out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
     return tuple(out)
 
-# %% ../nbs/60_graph.ipynb #91abcaf9
+# %% ../nbs/60_graph.ipynb #8e3039ce
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
     "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
     found = {}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['execute_task', 'run_tasks', 'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #972d02e6
+# %% ../nbs/60_pipeline.ipynb #18fce74e
 import os
 import signal
 import tempfile
@@ -18,10 +18,12 @@ from multiprocessing import get_context
 import yaml
 
 from .graph import PlannedTask, Profile, outside_inputs, plan, task_inputs, up_to_date, wanted_tasks
+from .judge import check_judge
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
+from .translate import check_translator
 
-# %% ../nbs/60_pipeline.ipynb #fcec98d9
+# %% ../nbs/60_pipeline.ipynb #cc0ce489
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,7 +69,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #faf99b74
+# %% ../nbs/60_pipeline.ipynb #50c9a689
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -120,13 +122,13 @@ def run_tasks(
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
-# %% ../nbs/60_pipeline.ipynb #dd3a2709
+# %% ../nbs/60_pipeline.ipynb #2b6fd52a
 def _outcome(future: Future) -> str:
     "What `execute_task` said, or why its process could not."
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #f088755d
+# %% ../nbs/60_pipeline.ipynb #cb161b89
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip
@@ -135,6 +137,8 @@ def run_profile(
 
     for teacher in profile.teachers:
         check_teacher(teacher)
+    check_translator(profile.translator)
+    check_judge(profile.judge)
     tasks = wanted_tasks(plan(profile), stages)
     for task in tasks:  # what is not there is said before hours of work
         outside_inputs(task)

@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #50137648
+# %% ../nbs/02_store.ipynb #f03beb28
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #cdf64bac
+# %% ../nbs/02_store.ipynb #8c06d599
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #d37fbf72
+# %% ../nbs/02_store.ipynb #f76bf226
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #b4f4fb88
+# %% ../nbs/02_store.ipynb #238e9a50
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -117,7 +117,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #f42885fd
+# %% ../nbs/02_store.ipynb #1c866b87
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -131,9 +131,9 @@ def read_meta(folder: Path) -> dict | None:
 
 
 def is_done(folder: Path, wanted: str) -> bool:
-    "Whether `folder` holds a whole output with the fingerprint `wanted`."
+    "Whether `folder` holds a whole output with the fingerprint `wanted`, in which no row waits for a server that did not answer."
     meta = read_meta(folder)
-    if not meta or meta["fingerprint"] != wanted:
+    if not meta or meta["fingerprint"] != wanted or meta["dropped"].get("unanswered"):
         return False
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in meta["files"].items())
 
@@ -142,11 +142,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #d3532ec9
+# %% ../nbs/02_store.ipynb #9b73fa23
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #e7373e2a
+# %% ../nbs/02_store.ipynb #84091b97
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -200,7 +200,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #d946d128
+# %% ../nbs/02_store.ipynb #9678101f
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
