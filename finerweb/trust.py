@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Spans', 'spans_said', 'agreed_labels', 'lone_and_backed', 'Trust', 'learn_trust']
 
-# %% ../nbs/06_trust.ipynb #a7fd4079
+# %% ../nbs/06_trust.ipynb #e3ede226
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .data import Entity, broader
 
-# %% ../nbs/06_trust.ipynb #acfa089d
+# %% ../nbs/06_trust.ipynb #ce95fc82
 Spans = dict[tuple[int, int], dict[str, str]]  # (start, end) -> teacher -> label
 
 
@@ -36,7 +36,7 @@ def agreed_labels(text: str, spans: Spans) -> dict[str, Counter]:
                 agreed[text[start:end]][label] += 1 / len(labels)
     return agreed
 
-# %% ../nbs/06_trust.ipynb #70cd09fc
+# %% ../nbs/06_trust.ipynb #12153876
 def lone_and_backed(known: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
     "The probabilities (alone, π) from (unconfirmed, confirmed) counts at names agreed upon elsewhere and at all others; few counts pull towards a half."
     missed = (known[0] + 1) / (sum(known) + 3)
@@ -44,7 +44,7 @@ def lone_and_backed(known: tuple[int, int], new: tuple[int, int]) -> tuple[float
     right = min(0.98, confirmed / (1 - missed))
     return right * missed / (1 - confirmed), right
 
-# %% ../nbs/06_trust.ipynb #7f6ca83a
+# %% ../nbs/06_trust.ipynb #fb6ec8f7
 _LABEL_PRIOR = 10  # annotations of a label before its own counts weigh as much as what is assumed
 
 
@@ -65,7 +65,7 @@ def _coverage(spans: Sequence[Spans]) -> dict[tuple[str, str], float]:
         covered[teacher, label] = min(1.0, max(share, used))
     return covered
 
-# %% ../nbs/06_trust.ipynb #1d49e0c1
+# %% ../nbs/06_trust.ipynb #ad82ddd1
 def _count(text: str, spans: Spans, times: dict[str, float], covered: dict[tuple[str, str], float], seen: Counter, won: Counter, lost: Counter) -> None:
     "Adds one passage to `seen` (teacher, known elsewhere, confirmed), and to `won` and `lost` (teacher, or None for the longer span)."
     places, reach = list(spans), 0
@@ -87,14 +87,14 @@ def _count(text: str, spans: Spans, times: dict[str, float], covered: dict[tuple
                 seen[teacher, round(known) > confirmed, confirmed] += covered[teacher, broader(label)] > 0.5
         reach = max(reach, place[1])
 
-# %% ../nbs/06_trust.ipynb #5732e90e
+# %% ../nbs/06_trust.ipynb #bedeb7cc
 @dataclass(frozen=True)
 class Trust:
     "What agreement tells of the teachers of one language. Without any, every score is taken at its word and the longer span wins."
     alone: dict[str, float] = field(default_factory=dict)  # teacher without confidences -> probability that what nobody confirms is right
     backed: dict[str, float] = field(default_factory=dict)  # the same where others speak of the same place
     place: dict[str, float] = field(default_factory=dict)  # teacher -> log odds that of two overlapping spans its own is right
-    longer: float = 1.0  # log odds that of two overlapping spans the longer is right
+    longer: float = 0.5  # log odds that of two overlapping spans the longer is right
     covered: dict[tuple[str, str], float] = field(default_factory=dict)  # (teacher, broad label) -> how far the others look for it
     known: dict[str, dict[str, float]] = field(default_factory=dict)  # name -> label -> how often two teachers agreed
 
@@ -104,6 +104,9 @@ class Trust:
             return score
         covered = self.covered.get((teacher, broader(label)), 1.0)
         return covered * self.alone[teacher] + (1 - covered) * self.backed[teacher]
+
+
+_LABELS = 5  # labels of a name that are remembered, the most frequent
 
 
 def learn_trust(passages: Sequence[tuple[str, dict[str, list[Entity]]]], *, min_score: float, prior: float, prior_weight: float) -> Trust:
@@ -129,5 +132,5 @@ def learn_trust(passages: Sequence[tuple[str, dict[str, list[Entity]]]], *, min_
             backed[t] = min(0.9, max(0.5, right))
     odds = lambda who: math.log((won[who] + 2) / (lost[who] + 2))
     longer = odds(None) if won[None] + lost[None] else Trust.longer
-    names = {name: dict(labels) for name, labels in known.items()}
+    names = {name: dict(sorted(labels.items(), key=lambda n: (-n[1], n[0]))[:_LABELS]) for name, labels in known.items()}
     return Trust(alone, backed, {t: odds(t) for t in teachers}, longer, covered, names)
