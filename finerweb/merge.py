@@ -6,14 +6,14 @@
 __all__ = ['Said', 'Claim', 'Cosine', 'span_overlap', 'joined_label', 'merge_by_paper', 'same_type', 'clusters',
            'labels_that_meet', 'groups', 'decide', 'merge_entities', 'agreement']
 
-# %% ../nbs/16_merge.ipynb #99fb44ea
+# %% ../nbs/16_merge.ipynb #302b2176
 import math
 from collections.abc import Callable
 
 from .data import Entity, broader, entity_types
 from .trust import Trust, agreed_labels, spans_said
 
-# %% ../nbs/16_merge.ipynb #f2818d99
+# %% ../nbs/16_merge.ipynb #c3d49939
 Said = dict[str, list[Entity]]  # teacher -> its entities of one text
 Claim = tuple[Entity, str]  # an entity and the teacher that says so
 Cosine = Callable[[str, str], float]  # how alike two labels are
@@ -44,7 +44,7 @@ def _touching(entities: list[Entity], others: list[Entity]) -> list[tuple[float,
                 pairs.append((shared, i, j))
     return pairs
 
-# %% ../nbs/16_merge.ipynb #fa13a320
+# %% ../nbs/16_merge.ipynb #09e60fb4
 def _fold(merged: list[Entity], new: list[Entity], overlap: float, like: Callable[[str, str], bool]) -> list[Entity]:
     "The paper's rule for what stands already and one more teacher's entities."
     sides, gone = ([*merged], [*new]), (set(), set())
@@ -79,7 +79,7 @@ def _without_overlaps(entities: list[Entity], kept: list[Entity]) -> list[Entity
             chosen.append(e)
     return sorted(chosen, key=lambda e: e.start)
 
-# %% ../nbs/16_merge.ipynb #78e4f44e
+# %% ../nbs/16_merge.ipynb #954f1b88
 def same_type(a: str, b: str, *, similarity: float, cosine: Cosine) -> bool:
     "Whether two labels can be meant of one thing: by the table of types where both are in it, by `cosine` otherwise."
     types = entity_types()
@@ -130,7 +130,7 @@ def groups(cluster: list[Claim], *, overlap: float, same: Callable[[str, str], b
             group = [a if g is b else g for g in group]
     return list({id(g): g for g in group}.values())
 
-# %% ../nbs/16_merge.ipynb #88c000de
+# %% ../nbs/16_merge.ipynb #f98232d6
 def decide(group: list[Claim], known: Callable[[int, int], dict[str, float]], *, similarity: float, cosine: Cosine, trust: Trust) -> Entity:
     "One entity of the claims in a group; `known` tells how often the name at a place was agreed to have which label."
     sure = [trust.lone(t, e.label, e.score) if len(group) == 1 else trust.backed.get(t, e.score) for e, t in group]
@@ -165,7 +165,7 @@ def decide(group: list[Claim], known: Callable[[int, int], dict[str, float]], *,
     alike = [other for *_, other in ranked if not {other, label} <= entity_types().keys() and cosine(other, label) > similarity]
     return Entity(*span, " / ".join(dict.fromkeys([label, *alike])), score, who)
 
-# %% ../nbs/16_merge.ipynb #9b33f58a
+# %% ../nbs/16_merge.ipynb #1d0eba8f
 def _apart(entities: list[Entity], known: Callable[[int, int], dict[str, float]], trust: Trust, min_score: float) -> list[Entity]:
     "The entities of a cluster without overlaps. A surer rival that overlaps by half takes a place over."
 
@@ -213,7 +213,7 @@ def merge_entities(
         merged += decided if len(decided) == 1 else _apart(decided, known, trust, min_score)
     return [e for e in merged if e.score >= min_score], [e for e in merged if e.score < min_score]
 
-# %% ../nbs/16_merge.ipynb #413722bf
+# %% ../nbs/16_merge.ipynb #e1860cd2
 def agreement(annotations: Said, entities: list[Entity], *, min_score: float) -> dict[str, int]:
     "Counts for one text: annotations of each teacher, those that every teacher has exactly (offsets and label), and those whose span is kept."
     sets = {t: {(e.start, e.end, e.label) for e in said if e.score >= min_score} for t, said in annotations.items()}
