@@ -163,7 +163,8 @@ def decide(group: list[Claim], known: Callable[[int, int], dict[str, float]], *,
     if not votes:
         span = max(((e.start, e.end) for e, _ in group if same(e.label, label)), key=lambda s: (s[1] - s[0], -s[0]))
     alike = [other for *_, other in ranked if not {other, label} <= entity_types().keys() and cosine(other, label) > similarity]
-    return Entity(*span, " / ".join(dict.fromkeys([label, *alike])), score, who)
+    said_so = tuple(sorted({t for e, t in group if same(e.label, label)}))
+    return Entity(*span, " / ".join(dict.fromkeys([label, *alike])), score, said_so or who)
 
 # %% ../nbs/16_merge.ipynb #1d0eba8f
 def _apart(entities: list[Entity], known: Callable[[int, int], dict[str, float]], trust: Trust, min_score: float) -> list[Entity]:
