@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['align_mentions']
 
-# %% ../nbs/15_align.ipynb #b06c1f1c
+# %% ../nbs/15_align.ipynb #f5caa27e
 from bisect import bisect_left
 from collections import Counter
 
 from .data import Entity, Mention
 from .matching import Places
 
-# %% ../nbs/15_align.ipynb #754ff319
+# %% ../nbs/15_align.ipynb #85221c85
 _Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none
 
 
@@ -32,12 +32,12 @@ def _place_forward(text: str, mentions: list[Mention]) -> _Found:
         spans[n] = (start, reached)
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #f590f0bc
+# %% ../nbs/15_align.ipynb #8ce47add
 _Option = tuple[int, int, int]  # start, end, weight
 
 
 def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int, int]]:
-    """Number of a mention -> its span, for the heaviest choice with ascending spans, an outer before an inner one; among equals the earliest. O(n log n) in the options."""
+    """Number of a mention -> its span, for the heaviest choice with ascending spans, outer before inner; among equals the earliest. O(n log n) in options."""
     steps: list[int] = []  # where a chain ends, ascending, as one number
     weights: list[int] = []  # of the best chain up to there, ascending
     ends: list[int] = []  # its last link
@@ -69,15 +69,18 @@ def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int,
         chosen[n] = (start, end)
     return chosen
 
-# %% ../nbs/15_align.ipynb #afe91e09
+# %% ../nbs/15_align.ipynb #c70b5a36
 _NEAR = 32  # places of one name that one of its mentions looks at
 _MANY = 12  # free places of a mention out of order, from which on it is a guess
 
 
 def _near(spans: list[tuple[int, int]], rank: int, count: int) -> list[tuple[int, int]]:
-    """The places around the one of the same rank, if there are many."""
-    first = max(0, min(rank * len(spans) // count - _NEAR // 2, len(spans) - _NEAR))
-    return spans if len(spans) <= _NEAR else spans[first : first + _NEAR]
+    """The places that the mention of this rank among `count` can have if all of them stand in order; of very many those around its share of the text."""
+    extra = len(spans) - count
+    first, last = max(0, rank + min(0, extra)), min(len(spans), rank + max(0, extra) + 1)
+    if last - first > _NEAR:
+        first = max(first, min(rank * len(spans) // count - _NEAR // 2, last - _NEAR))
+    return spans[first : min(last, first + _NEAR)]
 
 
 def _inside_others(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -110,12 +113,12 @@ def _place_all(text: str, mentions: list[Mention]) -> _Found:
         else:
             asked[n] = found
     inside = _inside_others({s for found in asked.values() for s in found}.union(spans.values()))
-    counts, ranks, options = Counter(mentions[n].text for n in asked), Counter(), []
+    counts, ranks, options = Counter([mentions[n].text for n in asked]), {}, []
     for n, found in asked.items():
         m = mentions[n]
-        near = _near(found, ranks[m.text], counts[m.text])
-        options.append([(a, b, 900 if (a, b) in inside else 1000) for a, b in near if (a, b, m.label) not in taken])
-        ranks[m.text] += 1
+        rank = ranks[m.text] = ranks.get(m.text, -1) + 1
+        near = found if len(found) == 1 else _near(found, rank, counts[m.text])
+        options.append([(a, b, 1000 - 100 * ((a, b) in inside) - 100 * ((a, b) in places.attached)) for a, b in near if not taken or (a, b, m.label) not in taken])
     order = list(asked)
     for i, span in sorted(_best_chain(options, len(text)).items()):
         n = order[i]
@@ -127,7 +130,7 @@ def _place_all(text: str, mentions: list[Mention]) -> _Found:
             m = mentions[n]
             if (m.text, m.label) not in free:
                 left = [s for s in asked[n] if (*s, m.label) not in taken]
-                free[m.text, m.label] = sorted(left, key=lambda s: ((s in used) + (s in inside), s), reverse=True), len(left)
+                free[m.text, m.label] = sorted(left, key=lambda s: ((s in used) + (s in inside) + (s in places.attached), s), reverse=True), len(left)
             left, many = free[m.text, m.label]
             while left and (*left[-1], m.label) in taken:
                 left.pop()
@@ -138,7 +141,7 @@ def _place_all(text: str, mentions: list[Mention]) -> _Found:
             taken.add((*spans[n], m.label))
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #ac23d410
+# %% ../nbs/15_align.ipynb #9336055c
 def align_mentions(
     text: str,
     mentions: list[Mention],  # in the order the teacher named them

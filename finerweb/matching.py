@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['spelling_key', 'Places']
 
-# %% ../nbs/03_matching.ipynb #b53ff77e
+# %% ../nbs/03_matching.ipynb #7b519baa
 import re
 import unicodedata
-from collections.abc import Sequence
 from functools import lru_cache
 
 from .segment import graphemes
 
-# %% ../nbs/03_matching.ipynb #22ae119a
+# %% ../nbs/03_matching.ipynb #1ca862ea
 # scripts without blanks between words: Thai, Lao, Burmese, Khmer, the Tai scripts, kana, bopomofo, Chinese characters
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f\u2e80-\u2fdf\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-_BLANKS = re.compile(rf" +(?=[ {_UNSPACED}])|(?<=[{_UNSPACED}]) +|(?<=i)\u0307")
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f"
+    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+# what of a key no reader misses: blanks but one, blanks beside the letters of those scripts, the dot that Turkish keeps on its i
+_SPARE = (("  ", re.compile(" +(?= )")), (" ", re.compile(rf" (?:(?=[{_UNSPACED}])|(?<=[{_UNSPACED}] ))")), ("\u0307", re.compile("(?<=i)\u0307")))
 _ALIKE = {c: '"' for c in "“”„‟«»〝〞〟＂″"} | {c: "'" for c in "‘’‚‛‹›`´ʼʹʻ′"} | {c: "-" for c in "−﹘﹣－"} | {"İ": "i", "ı": "i", "ـ": ""}
 
 
@@ -37,43 +40,55 @@ class _Folds(dict):
 _FOLDS = _Folds()
 
 
-def spelling_key(text: str) -> tuple[str, Sequence[int]]:
+def spelling_key(text: str) -> tuple[str, list[int]]:
     "The key of `text`, and for each of its characters the offset in `text` that it came from."
-    if all(len(_FOLDS[ord(c)]) == 1 for c in set(text)):
-        key, at = text.translate(_FOLDS), range(len(text))
-    else:
-        folded = [_FOLDS[code] for code in map(ord, text)]
-        key, at = "".join(folded), [n for n, f in enumerate(folded) for _ in f]
-    order = None
-    if not unicodedata.is_normalized("NFD", key):  # marks that stood on one letter in another order
-        order, ranks = list(range(len(key))), [unicodedata.combining(c) for c in key]
-        starts = [n for n, rank in enumerate(ranks) if not rank] + [len(key)]
-        for a, b in zip([-1, *starts], starts, strict=False):
-            order[a + 1 : b] = sorted(order[a + 1 : b], key=lambda n: (ranks[n], n))
-    if gone := {n for m in _BLANKS.finditer(key) for n in range(*m.span())}:
-        order = [n for n in (order or range(len(key))) if n not in gone]
-    if order is None:
-        return key, at
-    return "".join([key[n] for n in order]), [at[n] for n in order]
+    key, at, done = text.translate(_FOLDS), [], 0
+    odd = [c for c in set(text) if len(_FOLDS[ord(c)]) != 1]
+    for n in sorted(m.start() for c in odd for m in re.finditer(re.escape(c), text)):
+        at += range(done, n)
+        at += [n] * len(_FOLDS[ord(text[n])])
+        done = n + 1
+    at += range(done, len(text))
+    if not unicodedata.is_normalized("NFD", key):  # marks that stand on one letter in another order
+        for run in re.finditer(rb"[^\0]{2,}", bytes(map(unicodedata.combining, key))):
+            a, b = run.span()
+            order = sorted(range(a, b), key=lambda n: unicodedata.combining(key[n]))
+            key, at[a:b] = key[:a] + "".join([key[n] for n in order]) + key[b:], [at[n] for n in order]
+    for sign, spare in _SPARE:
+        if sign in key and not (sign == " " and key.isascii()):
+            kept, done = [], 0
+            for blank in spare.finditer(key):
+                kept += at[done : blank.start()]
+                done = blank.end()
+            key, at = spare.sub("", key), kept + at[done:]
+    return key, at
 
-# %% ../nbs/03_matching.ipynb #2ed065b7
+# %% ../nbs/03_matching.ipynb #fb9132eb
 _WRITES_NONE = re.compile(f"[{_UNSPACED}]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
+# what Arabic and Hebrew write before a word without a blank: and, in, to, like, from, the, that
+_CLITICS = re.compile(r"(?:^|\W)(?:[وفبكل]{1,2}|[ובלכמשה]{1,2})$")
 _GLUE = "\u00ad\u034f\u200d\u2060\ufeff"  # invisible, and the word goes on behind them
-# letters and signs that join others, besides marks and format characters: vowels of Thai and Lao, kana marks, Hangul parts, flags, skin tones
-_JOINERS = re.compile("[\u0e33\u0eb3\uff9e\uff9f\u0d4e\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011a84-\U00011a89\U00011d46]")
+_SIGNS = ("Mn", "Mc", "Me", "Cf")
 
 
 @lru_cache(maxsize=1 << 16)
 def _joined(pair: str) -> bool | None:
-    """Whether two neighbours are one grapheme; None if that takes more than the two to tell."""
+    """Whether two neighbours are one grapheme; None where that hangs on what stands before them: flags, emoji sequences, Indic conjuncts."""
     if pair.isascii():
         return pair == "\r\n"
+    if all("\U0001f1e6" <= c <= "\U0001f1ff" for c in pair):
+        return None
     before, after = map(unicodedata.category, pair)
-    if after in ("Mn", "Me") or (after == "Mc" and pair[1] < "\u1000"):
-        return None if before[0] in "CZ" else True
-    maybe = after == "Mc" or "Cf" in (before, after) or unicodedata.combining(pair[0]) in (7, 9) or _JOINERS.search(pair)
-    return None if maybe else False
+    if len(graphemes(pair)) == 1:
+        return True
+    conjunct = after == "Lo" and before in _SIGNS and not "\u0e00" <= pair[1] <= "\u0eff"
+    return None if conjunct or before == "Cf" else False
+
+
+def _links(c: str) -> bool:
+    """Whether a sign ties the next letter or picture to the last: a virama, a zero-width joiner."""
+    return c == "\u200d" or (unicodedata.combining(c) == 9 and c != "\u103a")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -87,13 +102,16 @@ def _in_word(pair: str, ending: bool) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _edge(pair: str, ending: bool) -> bool:
-    """Whether between two neighbours there is an edge beyond doubt."""
-    return _joined(pair) is False and not _in_word(pair, ending) and not any(c in _GLUE for c in pair)
+def _edge(pair: str, ending: bool) -> bool | None:
+    """Whether there is an edge between two neighbours; None where that takes more than the two to tell."""
+    joined = _joined(pair)
+    if joined is None or any(c in _GLUE for c in pair) or (joined and ending and not _FOLDS[ord(pair[1])]):
+        return None
+    return not joined and not _in_word(pair, ending)
 
-# %% ../nbs/03_matching.ipynb #5d58a16a
+# %% ../nbs/03_matching.ipynb #cff102bc
 _AROUND = " .,;:!?'\"()[]{}<>*_-。、，；：！？।॥۔؟،؛…·「」『』《》【】"
-_PAIRS = ('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``")
+_PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
 _LONG_WORD = re.compile(rf"(?:(?![{_UNSPACED}\d_])\w){{5,}}\.$")
 _BLANK = re.compile(r"\W")
 _HIDDEN = " \t\n\r\u00a0\u3000" + "".join(map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD)))
@@ -114,16 +132,20 @@ class Places:
         self.text = text
         self._whole: set[int] | None = None
         self._keyed: tuple[str, list[int]] | None = None
+        self.attached: set[tuple[int, int]] = set()  # places found behind a clitic
         self._found: dict[str, tuple[list[tuple[int, int]], str]] = {}
 
     def parts_graphemes(self, at: int) -> bool:
         "Whether `at` lies inside a grapheme."
-        joined = 0 < at < len(self.text) and _joined(self.text[at - 1 : at + 1])
-        if joined is not None:
-            return joined
-        if self._whole is None:
-            self._whole = {end for _, end in graphemes(self.text)}
-        return at not in self._whole
+        text, before = self.text, at - 1
+        if not 0 < at < len(text) or (joined := _joined(text[before : at + 1])) is False:
+            return False
+        if joined is None and self._whole is None:
+            while before and unicodedata.category(text[before]) in _SIGNS and not _links(text[before]):
+                before -= 1
+            if _links(text[before]) or "\U0001f1e6" <= text[before] <= "\U0001f1ff":
+                self._whole = {end for _, end in graphemes(text)}
+        return joined is True or (self._whole is not None and at not in self._whole)
 
     def stands_at(self, mention: str, start: int) -> bool:
         "Whether exactly `mention` stands at `start`, and cuts no grapheme."
@@ -131,9 +153,19 @@ class Places:
 
     def _fit(self, start: int, end: int) -> tuple[int, int] | None:
         """The span with the invisible signs that hang on its last letter; None inside a word or grapheme."""
+        text = self.text
+        first = not start or _edge(text[start - 1 : start + 1], False)
+        last = end == len(text) or _edge(text[end - 1 : end + 1], True)
+        if first and last:
+            return start, end
+        if first is False and end - start >= 3 and _CLITICS.search(text[max(0, start - 3) : start]) and not self.parts_graphemes(start):
+            if last or (last is None and self._look_closer(start, end)):
+                self.attached.add((start, end))
+                return start, end
+        return None if first is False or last is False or self.parts_graphemes(start) else self._look_closer(start, end)
+
+    def _look_closer(self, start: int, end: int) -> tuple[int, int] | None:
         text, before = self.text, start - 1
-        if (start and _in_word(text[before : start + 1], False)) or self.parts_graphemes(start):
-            return None
         while self.parts_graphemes(end) and not _FOLDS[ord(text[end])]:
             end += 1
         last = after = end
@@ -152,15 +184,12 @@ class Places:
         text, spans, refused, length = self.text, [], 0, len(mention)
         at = text.find(mention)
         while at >= 0:
-            end = at + length
-            if (not at or _edge(text[at - 1 : at + 1], False)) and (end == len(text) or _edge(text[end - 1 : end + 1], True)):
-                spans.append((at, end))
-            elif span := self._fit(at, end):
+            if span := self._fit(at, at + length):
                 spans.append(span)
                 end = span[1]
             else:
                 refused, end = refused + 1, at + 1
-                if refused > 50 and _in_word(text[at:end + 1], False) and (blank := _BLANK.search(text, end)):
+                if refused > 50 and _in_word(text[at : end + 1], False) and (blank := _BLANK.search(text, end)):
                     end = blank.start()  # nothing begins in the rest of a long word
             at = text.find(mention, end)
         return spans, refused > 0
@@ -206,7 +235,7 @@ class Places:
     def _without_stop(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Without the full stop of the sentence, which a teacher copies with the last name in it; "Corp." keeps its own."""
         text = self.text
-        if all(text[end - 1] != "." for _, end in spans):
+        if text[spans[0][1] - 1] != ".":
             return spans
         ends = lambda b: b == len(text) or (text[b].isspace() and not text[b : b + 9].lstrip()[:1].islower())
         return [(a, b - 1) if _LONG_WORD.search(text, a, b) and ends(b) else (a, b) for a, b in spans]

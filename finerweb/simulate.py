@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['join_passages', 'simulate_teacher', 'placement_counts']
 
-# %% ../nbs/07_simulate.ipynb #629103e6
+# %% ../nbs/07_simulate.ipynb #2ac36176
 import random
 import unicodedata
 from collections import Counter
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from .data import Entity, Mention, Passage
 
-# %% ../nbs/07_simulate.ipynb #9ed714fa
+# %% ../nbs/07_simulate.ipynb #e6070307
 _UNSPACED = ("Thai", "Laoo", "Khmr", "Mymr", "Hani", "Hans", "Hant", "Jpan")
 
 
@@ -44,11 +44,12 @@ def _joined(passages: list[Passage]) -> Passage:
         at += len(p.text) + len(gap)
     return replace(first, text=gap.join(p.text for p in passages), entities=tuple(entities))
 
-# %% ../nbs/07_simulate.ipynb #6cd1d527
+# %% ../nbs/07_simulate.ipynb #204eb836
 def _respelled(text: str, pick: random.Random) -> str:
     """Another spelling of the same characters: case, Unicode form, blanks, quotes and dashes."""
-    ways = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC")] + [text.lower(), text.upper(), text.title(), text.replace(" ", "\n", 1), text.replace(" ", "  ")]
-    ways += [text.translate(str.maketrans(a, b)) for a, b in (("'’\"-", "’'”–"), ("’”“–", "'\"\"-"))] + [f"{text}.", f"“{text}”", f" {text}", f"\u200e{text}"]
+    ways = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC")] + [text.lower(), text.upper(), text.title()]
+    ways += [text.replace(" ", "\n", 1), text.replace(" ", "  "), f" {text}", f"\u200e{text}", f"{text}.", f"“{text}”"]
+    ways += [text.translate(str.maketrans("'’-", "’'–")), text.translate(str.maketrans("“”–", '""-'))]
     return pick.choice([w for w in ways if w != text])
 
 
@@ -82,7 +83,7 @@ def simulate_teacher(
         heard.insert(pick.randrange(len(heard) + 1), (pick.choice(strange), None))
     return heard
 
-# %% ../nbs/07_simulate.ipynb #f9c27c72
+# %% ../nbs/07_simulate.ipynb #9ea39cef
 def placement_counts(passage: Passage, said: Sequence[tuple[str, str] | None], entities: Sequence[Entity]) -> Counter:
     "`expected` mentions, `placed` entities, `right` ones among them, `found` of the expected: recall is found / expected, precision right / placed."
     gold = {(e.start, e.end, e.label): (passage.mention(e), e.label) for e in passage.entities}
