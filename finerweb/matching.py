@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['spelling_key', 'Places']
 
-# %% ../nbs/03_matching.ipynb #7b519baa
+# %% ../nbs/03_matching.ipynb #8694bf18
 import re
 import unicodedata
 from functools import lru_cache
 
 from .segment import graphemes
 
-# %% ../nbs/03_matching.ipynb #1ca862ea
+# %% ../nbs/03_matching.ipynb #71b568d1
 # scripts without blanks between words: Thai, Lao, Burmese, Khmer, the Tai scripts, kana, bopomofo, Chinese characters
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f"
@@ -63,7 +63,7 @@ def spelling_key(text: str) -> tuple[str, list[int]]:
             key, at = spare.sub("", key), kept + at[done:]
     return key, at
 
-# %% ../nbs/03_matching.ipynb #fb9132eb
+# %% ../nbs/03_matching.ipynb #4669dfbc
 _WRITES_NONE = re.compile(f"[{_UNSPACED}]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 # what Arabic and Hebrew write before a word without a blank: and, in, to, like, from, the, that
@@ -109,12 +109,20 @@ def _edge(pair: str, ending: bool) -> bool | None:
         return None
     return not joined and not _in_word(pair, ending)
 
-# %% ../nbs/03_matching.ipynb #cff102bc
+# %% ../nbs/03_matching.ipynb #eb78671c
 _AROUND = " .,;:!?'\"()[]{}<>*_-。、，；：！？।॥۔؟،؛…·「」『』《》【】"
 _PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
 _LONG_WORD = re.compile(rf"(?:(?![{_UNSPACED}\d_])\w){{5,}}\.$")
-_BLANK = re.compile(r"\W")
+_BREAK = re.compile(rf"[\W{_UNSPACED}]")
 _HIDDEN = " \t\n\r\u00a0\u3000" + "".join(map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD)))
+
+
+def _next_word(text: str, at: int) -> int:
+    """Where after `at` another match may begin: not in the rest of a word, which in a hostile text is long."""
+    if not _in_word(text[at : at + 2], False):
+        return at + 1
+    found = _BREAK.search(text, at + 1)
+    return found.start() if found else len(text)
 
 
 def _trimmed(key: str) -> list[str]:
@@ -188,24 +196,26 @@ class Places:
                 spans.append(span)
                 end = span[1]
             else:
-                refused, end = refused + 1, at + 1
-                if refused > 50 and _in_word(text[at : end + 1], False) and (blank := _BLANK.search(text, end)):
-                    end = blank.start()  # nothing begins in the rest of a long word
+                refused += 1
+                end = at + 1 if refused < 50 else _next_word(text, at)
             at = text.find(mention, end)
         return spans, refused > 0
 
     def _by_key(self, wanted: str) -> tuple[list[tuple[int, int]], bool]:
         self._keyed = self._keyed or spelling_key(self.text)
         key, at = self._keyed
-        spans, refused, n = [], False, key.find(wanted)
+        spans, refused, n = [], 0, key.find(wanted)
         while n >= 0:
             last = n + len(wanted)
             split = (n and at[n - 1] == at[n]) or (last < len(at) and at[last] == at[last - 1])
             span = None if split else self._fit(at[n], at[last - 1] + 1)
-            spans += [span] if span else []
-            refused |= span is None
-            n = key.find(wanted, last if span else n + 1)
-        return spans, refused
+            if span:
+                spans.append(span)
+            else:
+                refused += 1
+                last = n + 1 if refused < 50 else _next_word(key, n)
+            n = key.find(wanted, last)
+        return spans, refused > 0
 
     def find(self, mention: str) -> tuple[list[tuple[int, int]], str]:
         "The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (which includes graphemes)."
