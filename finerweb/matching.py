@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['spelling_key', 'Places']
 
-# %% ../nbs/03_matching.ipynb #8694bf18
+# %% ../nbs/03_matching.ipynb #1d5138e3
 import re
 import unicodedata
 from functools import lru_cache
 
 from .segment import graphemes
 
-# %% ../nbs/03_matching.ipynb #71b568d1
+# %% ../nbs/03_matching.ipynb #ede7c7c4
 # scripts without blanks between words: Thai, Lao, Burmese, Khmer, the Tai scripts, kana, bopomofo, Chinese characters
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f"
@@ -63,7 +63,7 @@ def spelling_key(text: str) -> tuple[str, list[int]]:
             key, at = spare.sub("", key), kept + at[done:]
     return key, at
 
-# %% ../nbs/03_matching.ipynb #4669dfbc
+# %% ../nbs/03_matching.ipynb #fd5c24db
 _WRITES_NONE = re.compile(f"[{_UNSPACED}]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 # what Arabic and Hebrew write before a word without a blank: and, in, to, like, from, the, that
@@ -109,7 +109,7 @@ def _edge(pair: str, ending: bool) -> bool | None:
         return None
     return not joined and not _in_word(pair, ending)
 
-# %% ../nbs/03_matching.ipynb #eb78671c
+# %% ../nbs/03_matching.ipynb #8991420a
 _AROUND = " .,;:!?'\"()[]{}<>*_-。、，；：！？।॥۔؟،؛…·「」『』《》【】"
 _PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
 _LONG_WORD = re.compile(rf"(?:(?![{_UNSPACED}\d_])\w){{5,}}\.$")
@@ -125,6 +125,14 @@ def _next_word(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
+def _without_stop(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Without the full stop of the sentence, which a teacher copies with the last name in it; "Corp." keeps its own."""
+    if text[spans[0][1] - 1] != ".":
+        return spans
+    ends = lambda b: b == len(text) or (text[b].isspace() and not text[b : b + 9].lstrip()[:1].islower())
+    return [(a, b - 1) if _LONG_WORD.search(text, a, b) and ends(b) else (a, b) for a, b in spans]
+
+
 def _trimmed(key: str) -> list[str]:
     """The key, then without signs around it, the fewest first."""
     least, most = len(key) - len(key.lstrip(_AROUND)), len(key.rstrip(_AROUND))
@@ -132,16 +140,14 @@ def _trimmed(key: str) -> list[str]:
     ends += [(least, most)] if least < most else []
     return [k for k in dict.fromkeys(key[a:b].strip() for a, b in sorted(ends, key=lambda e: e[0] - e[1])) if k]
 
-
-class Places:
-    "The places of mentions in one text; what the searches share (graphemes, the text's key) is made when first needed."
+# %% ../nbs/03_matching.ipynb #608ce5f5
+class _Edges:
+    """One text, and where in it a span may begin and end; its graphemes are found when first needed."""
 
     def __init__(self, text: str):
         self.text = text
         self._whole: set[int] | None = None
-        self._keyed: tuple[str, list[int]] | None = None
         self.attached: set[tuple[int, int]] = set()  # places found behind a clitic
-        self._found: dict[str, tuple[list[tuple[int, int]], str]] = {}
 
     def parts_graphemes(self, at: int) -> bool:
         "Whether `at` lies inside a grapheme."
@@ -186,6 +192,15 @@ class Places:
         if (start and _in_word(text[before] + text[start], False)) or (end < len(text) and _in_word(text[last - 1] + text[after], True)):
             return None
         return None if self.parts_graphemes(end) else (start, end)
+
+# %% ../nbs/03_matching.ipynb #4890f03e
+class Places(_Edges):
+    "The places of mentions in one text; what the searches share (graphemes, the text's key) is made when first needed."
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._keyed: tuple[str, list[int]] | None = None
+        self._found: dict[str, tuple[list[tuple[int, int]], str]] = {}
 
     def _exact(self, mention: str) -> tuple[list[tuple[int, int]], bool]:
         """Whole places, and whether any was refused."""
@@ -234,18 +249,10 @@ class Places:
             spans, part = self._exact(wanted)
             refused |= part
             if spans:
-                return self._without_stop(spans), ""
+                return _without_stop(self.text, spans), ""
         for wanted in _trimmed(spelling_key(bare)[0].strip()):
             spans, part = self._by_key(wanted)
             refused |= part
             if spans:
-                return self._without_stop(spans), ""
+                return _without_stop(self.text, spans), ""
         return [], "inside_word" if refused else "absent"
-
-    def _without_stop(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Without the full stop of the sentence, which a teacher copies with the last name in it; "Corp." keeps its own."""
-        text = self.text
-        if text[spans[0][1] - 1] != ".":
-            return spans
-        ends = lambda b: b == len(text) or (text[b].isspace() and not text[b : b + 9].lstrip()[:1].islower())
-        return [(a, b - 1) if _LONG_WORD.search(text, a, b) and ends(b) else (a, b) for a, b in spans]
