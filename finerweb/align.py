@@ -5,29 +5,152 @@
 # %% auto #0
 __all__ = ['align_mentions']
 
-# %% ../nbs/15_align.ipynb #2bd267df
-from .data import Entity, Mention
+# %% ../nbs/15_align.ipynb #b5e3e7fa
+from bisect import bisect_left
+from collections import Counter
 
-# %% ../nbs/15_align.ipynb #a0e52b11
-def align_mentions(
-    text: str,
-    mentions: list[Mention],  # in the order the teacher named them
-    *,
-    policy: str,  # "paper"
-) -> tuple[list[Entity], list[dict]]:  # entities, dropped: {text, label, reason}
-    "Entities with exact offsets into `text`, in the order of `mentions`, and what has no place. Raises ValueError for an unknown policy. (Paper, section 2.3)"
-    if policy != "paper":
-        raise ValueError(f"policy is {policy!r}; this version knows 'paper'")
-    entities, dropped, taken, reached = [], [], set(), 0
-    for m in mentions:
+from .data import Entity, Mention
+from .matching import Places
+
+# %% ../nbs/15_align.ipynb #4bd4d537
+_Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none
+
+
+def _place_forward(text: str, mentions: list[Mention]) -> _Found:
+    """The paper's rule, to the letter."""
+    spans, reasons, taken, reached = {}, {}, set(), 0
+    for n, m in enumerate(mentions):
         start = m.start if m.start >= 0 and m.text and text.startswith(m.text, m.start) else text.find(m.text, reached) if m.text else -1
         reason = "" if start >= 0 else "empty" if not m.text else "out_of_order" if m.text in text else "absent"
         if not reason and (start, m.text, m.label) in taken:
             reason = "duplicate"
         if reason:
-            dropped.append({"text": m.text, "label": m.label, "reason": reason})
+            reasons[n] = reason
             continue
         reached = start + len(m.text)
         taken.add((start, m.text, m.label))
-        entities.append(Entity(start, reached, m.label, m.score))
-    return entities, dropped
+        spans[n] = (start, reached)
+    return spans, reasons
+
+# %% ../nbs/15_align.ipynb #7b26afc4
+_Option = tuple[int, int, int]  # start, end, weight
+
+
+def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int, int]]:
+    """Number of a mention -> its span, for the heaviest choice with ascending spans, outer before inner; among equals the earliest. O(n log n) in options."""
+    steps: list[int] = []  # where a chain ends, ascending, as one number
+    weights: list[int] = []  # of the best chain up to there, ascending
+    ends: list[int] = []  # its last link
+    links: list[tuple[int, int, int, int]] = []  # mention, start, end, the link before
+    for n, places in enumerate(options):
+        if len(places) == 1 and (not steps or places[0][0] > links[ends[-1]][1]):  # most often: it goes on where the best chain ends
+            start, end, weight = places[0]
+            steps.append(start * (size + 1) + size - end)
+            weights.append(weight + (weights[-1] if weights else 0))
+            links.append((n, start, end, ends[-1] if ends else -1))
+            ends.append(len(links) - 1)
+            continue
+        found = []
+        for start, end, weight in places:
+            step = start * (size + 1) + size - end
+            i = bisect_left(steps, step)
+            found.append((step, weight + weights[i - 1], ends[i - 1], start, end) if i else (step, weight, -1, start, end))
+        for step, weight, before, start, end in found:
+            i = j = bisect_left(steps, step)
+            if (i and weights[i - 1] >= weight) or (i < len(steps) and steps[i] == step and weights[i] >= weight):
+                continue
+            while j < len(steps) and weights[j] <= weight:
+                j += 1
+            steps[i:j], weights[i:j], ends[i:j] = [step], [weight], [len(links)]
+            links.append((n, start, end, before))
+    chosen, at = {}, ends[-1] if ends else -1
+    while at >= 0:
+        n, start, end, at = links[at]
+        chosen[n] = (start, end)
+    return chosen
+
+# %% ../nbs/15_align.ipynb #0388a6dc
+_NEAR = 32  # places of one name that one of its mentions looks at
+_MANY = 12  # free places of a mention out of order, from which on it is a guess
+
+
+def _near(spans: list[tuple[int, int]], rank: int, count: int) -> list[tuple[int, int]]:
+    """The places that the mention of this rank among `count` can have if all of them stand in order; of very many those around its share of the text."""
+    extra = len(spans) - count
+    first, last = max(0, rank + min(0, extra)), min(len(spans), rank + max(0, extra) + 1)
+    if last - first > _NEAR:
+        first = max(first, min(rank * len(spans) // count - _NEAR // 2, last - _NEAR))
+    return spans[first : min(last, first + _NEAR)]
+
+
+def _inside_others(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those that lie in another one."""
+    inside, reach = set(), -1
+    for span in sorted(spans, key=lambda s: (s[0], -s[1])):
+        if span[1] <= reach:
+            inside.add(span)
+        else:
+            reach = span[1]
+    return inside
+
+# %% ../nbs/15_align.ipynb #cab39c9f
+def _place_all(text: str, mentions: list[Mention]) -> _Found:
+    """The default: places that are known, then the best chain, then the first free place of each that is left."""
+    places, spans, reasons, asked = Places(text), {}, {}, {}
+    taken: set[tuple[int, int, str]] = set()
+    for n, m in enumerate(mentions):
+        if m.start >= 0 and m.text and places.stands_at(m.text, m.start):
+            span = (m.start, m.start + len(m.text))
+            if (*span, m.label) in taken:
+                reasons[n] = "duplicate"
+            else:
+                spans[n] = span
+                taken.add((*span, m.label))
+            continue
+        found, reason = places.find(m.text)
+        if reason:
+            reasons[n] = reason
+        else:
+            asked[n] = found
+    inside = _inside_others({s for found in asked.values() for s in found}.union(spans.values()))
+    counts, ranks, options = Counter([mentions[n].text for n in asked]), {}, []
+    for n, found in asked.items():
+        m = mentions[n]
+        rank = ranks[m.text] = ranks.get(m.text, -1) + 1
+        near = found if len(found) == 1 else _near(found, rank, counts[m.text])
+        options.append([(a, b, 1000 - 100 * ((a, b) in inside) - 100 * ((a, b) in places.attached)) for a, b in near if not taken or (a, b, m.label) not in taken])
+    order = list(asked)
+    for i, span in sorted(_best_chain(options, len(text)).items()):
+        n = order[i]
+        spans[n] = span
+        taken.add((*span, mentions[n].label))
+    used, free = set(spans.values()), {}
+    for n in order:
+        if n not in spans:
+            m = mentions[n]
+            if (m.text, m.label) not in free:
+                left = [s for s in asked[n] if (*s, m.label) not in taken]
+                free[m.text, m.label] = sorted(left, key=lambda s: ((s in used) + (s in inside) + (s in places.attached), s), reverse=True), len(left)
+            left, many = free[m.text, m.label]
+            while left and (*left[-1], m.label) in taken:
+                left.pop()
+            if not left or many > _MANY:
+                reasons[n] = "ambiguous" if left else "duplicate"
+                continue
+            spans[n] = left.pop()
+            taken.add((*spans[n], m.label))
+    return spans, reasons
+
+# %% ../nbs/15_align.ipynb #647ea3d1
+def align_mentions(
+    text: str,
+    mentions: list[Mention],  # in the order the teacher named them
+    *,
+    policy: str,  # "default" or "paper"
+) -> tuple[list[Entity], list[dict]]:  # entities, dropped: {text, label, reason}
+    "Entities with exact offsets into `text`, in the order of `mentions`, and what has no place. Raises ValueError for an unknown policy. (Paper, section 2.3)"
+    if policy not in ("default", "paper"):
+        raise ValueError(f"policy is {policy!r}; expected 'default' or 'paper'")
+    spans, reasons = (_place_all if policy == "default" else _place_forward)(text, mentions)
+    entities = [Entity(*spans[n], mentions[n].label, mentions[n].score) for n in sorted(spans)]
+    return entities, [{"text": mentions[n].text, "label": mentions[n].label, "reason": reasons[n]} for n in sorted(reasons)]

@@ -316,7 +316,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(finished, finerweb, tmp_pat
     assert said.returncode == 0 and re.search(r"11_rate +│ 4 +│ 0 +│ swh/lexicon, swh/patterns, tha/lexicon, tha/patterns", said.stdout)
     assert "14_annotate" not in said.stdout and list(tmp_path.iterdir()) == []
     before = state(finished[0] / "runs" / "small")
-    said = finerweb(finished[0], "run", "small.yaml", "--dry-run", "--set", "15_align.policy=paper", "--set", "18_sentences.longest=50")
+    said = finerweb(finished[0], "run", "small.yaml", "--dry-run", "--set", "15_align.policy=default", "--set", "18_sentences.longest=50")
     assert re.search(r"18_sentences +│ 2 +│ 0 ", said.stdout) and re.search(r"15_align +│ 4 +│ 4 ", said.stdout)
     assert state(finished[0] / "runs" / "small") == before
 

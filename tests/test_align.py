@@ -1,0 +1,223 @@
+"""Grounding: every mention at its place or dropped with a reason, measured on teachers simulated from human labels."""
+
+import random
+import time
+import unicodedata
+
+import pytest
+
+from finerweb.align import _place_all, align_mentions
+from finerweb.benchmarks import known_benchmarks, read_benchmark
+from finerweb.data import Entity, Mention
+from finerweb.matching import spelling_key
+from finerweb.segment import graphemes
+from finerweb.simulate import join_passages, placement_counts, simulate_teacher
+
+RATES = dict(forgets=0.1, moves=0.15, invents=0.05, respells=0.1, repeats=0.05, collapses=0.2)
+LENGTHS = {"tha": 900, "cmn": 350, "jpn": 400, "mya": 1100}  # characters of some 200 words; elsewhere 1,150
+REASONS = {"absent", "ambiguous", "duplicate", "inside_word", "empty"}
+
+
+def placed(text: str, *said: str | Mention, policy: str = "default") -> tuple[list[str], list[str]]:
+    "(the texts found, with offsets; the reasons)."
+    mentions = [m if isinstance(m, Mention) else Mention(m, "x") for m in said]
+    entities, dropped = align_mentions(text, mentions, policy=policy)
+    return [f"{e.start}:{text[e.start : e.end]}" for e in entities], [d["reason"] for d in dropped]
+
+
+# What is lost, by corpus
+
+SETS = sorted(n for n in known_benchmarks() if not n.startswith("sample-"))
+
+
+@pytest.fixture(scope="module")
+def shares(real_data) -> dict[str, dict[str, tuple[float, float]]]:
+    "Corpus -> policy -> (recall, precision), on up to 60 joined passages of each."
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FINERWEB_TEST_DATA", str(real_data))
+    found = {}
+    for name in SETS:
+        marked = read_benchmark({"name": name}).passages[:4000]
+        passages = [p for p in join_passages(marked, length=LENGTHS.get(marked[0].language, 1150)) if p.entities]
+        passages = random.Random(0).sample(passages, min(60, len(passages)))
+        others = sorted({Mention(p.mention(e), e.label) for p in passages for e in p.entities}, key=lambda m: (m.text, m.label))
+        said = [simulate_teacher(p, others, seed=2, **RATES) for p in passages]
+        found[name] = {}
+        for policy in ("default", "paper"):
+            total = sum(
+                (placement_counts(p, [k for _, k in s], align_mentions(p.text, [m for m, _ in s], policy=policy)[0]) for p, s in zip(passages, said, strict=True)),
+                start=placement_counts(passages[0], [], []),
+            )
+            found[name][policy] = total["found"] / total["expected"], total["right"] / total["placed"]
+    patch.undo()
+    return found
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_a_faulty_teacher_says_is_placed_right(shares, name):
+    recall, precision = shares[name]["default"]
+    assert recall >= 0.98 and precision >= 0.98
+    assert recall > shares[name]["paper"][0] + 0.3
+
+
+def test_mean_recall(shares):
+    recalls = [shares[name]["default"][0] for name in SETS]
+    assert sum(recalls) / len(recalls) >= 0.992
+
+
+# The rule
+
+
+def test_one_early_or_invented_mention_costs_only_itself():
+    text = "Ada met Bo in Cairo, then Dee in Essen and Flo in Ghent."
+    said = ["Flo", "Ada", "Bo", "Zanzibar", "Cairo", "Dee", "Essen", "Ghent"]
+    assert placed(text, *said)[1] == ["absent"] and len(placed(text, *said)[0]) == 7
+    assert placed(text, *said, policy="paper")[0] == ["43:Flo", "50:Ghent"]
+
+
+def test_repeats_take_their_own_places():
+    assert placed("Bo and Bo and Bo", "Bo", "Bo", "Bo", "Bo") == (["0:Bo", "7:Bo", "14:Bo"], ["duplicate"])
+    # the order of the others says which Bo
+    assert placed("Bo, Ada, Bo, Cy, Bo", "Ada", "Bo", "Cy")[0] == ["4:Ada", "9:Bo", "13:Cy"]
+
+
+def test_nested_mentions_and_two_labels_survive():
+    text = "The University of Nairobi is in Nairobi."
+    said = [Mention("University of Nairobi", "school"), Mention("Nairobi", "city"), Mention("Nairobi", "city"), Mention("University of Nairobi", "employer")]
+    assert placed(text, *said) == (["4:University of Nairobi", "18:Nairobi", "32:Nairobi", "4:University of Nairobi"], [])
+    assert placed("Washington spoke in Washington.", Mention("Washington", "person"), Mention("Washington", "city"))[0] == ["0:Washington", "20:Washington"]
+
+
+def test_edges_of_words_and_graphemes():
+    assert placed("The USA, 1957 and partying", "US", "art", "95", "party") == ([], ["inside_word"] * 4)
+    assert placed("The US-led, Bo's, O'Brien", "US", "Bo", "Brien")[0] == ["4:US", "12:Bo", "20:Brien"]
+    assert placed("नेपाली नेपाल", "नेपाल")[0] == ["7:नेपाल"]
+    assert placed("Cafe\u0301", "Cafe") == ([], ["inside_word"]) and placed("👩\u200d🚀 and 🇰🇪🇳🇴", "👩", "🇪🇳")[0] == []
+    assert placed("ที่กรุงออสโลในปี", "ออสโล")[0] == ["7:ออสโล"] and placed("東京都庁", "東京")[0] == ["0:東京"]
+    assert placed("서울에서 남서울", "서울")[0] == ["0:서울"] and placed("وصل بجنيف", "جنيف")[0] == ["5:جنيف"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "found"),
+    [
+        ("in New\n  York now", "New York", "New\n  York"),
+        ("in NEW YORK now", "new york", "NEW YORK"),
+        ("the O’Brien–Smith case", "O'Brien-Smith", "O’Brien–Smith"),
+        ("a Sa\u0303o Paulo b", "São Paulo", "Sa\u0303o Paulo"),
+        ("a São Paulo b", "Sa\u0303o Paulo", "São Paulo"),
+        ("Ｔｏｋｙｏ２０２０", "Tokyo2020", "Ｔｏｋｙｏ２０２０"),
+        ("die Straße dort", "STRASSE", "Straße"),
+        ("İSTANBUL'da", "istanbul", "İSTANBUL"),
+        ("Nai\u00adrobi\u200b today", "Nairobi", "Nai\u00adrobi"),
+        ("he saw Titanic twice", "“Titanic”.", "Titanic"),
+        ("from Apple Inc to", "Apple Inc.", "Apple Inc"),
+        ("born in Britain. He", "Britain.", "Britain"),
+        ("of Shell Corp. said", "Shell Corp.", "Shell Corp."),
+        ("คือ วังการี มาไท ที่", "วังการี\nมาไท", "วังการี มาไท"),
+        ("می\u200cروم کتاب\u200cها", "کتاب", "کتاب\u200c"),
+    ],
+)
+def test_another_spelling_is_found_exactly(text, said, found):
+    entities, dropped = align_mentions(text, [Mention(said, "x")], policy="default")
+    assert [text[e.start : e.end] for e in entities] == [found] and not dropped
+
+
+def test_a_known_place_is_believed_where_the_text_agrees():
+    assert placed("Bo Bo Bo", Mention("Bo", "x", 0.5, 6), Mention("Bo", "x", 0.5, 1), Mention("Bo", "x", 0.5, 6)) == (["6:Bo", "0:Bo"], ["duplicate"])
+    assert placed("USA", Mention("US", "x", 1.0, 0))[0] == ["0:US"] and placed("e\u0301", Mention("e", "x", 1.0, 0))[0] == []
+
+
+def test_reasons():
+    assert placed("a b", "", " \u200b ", "c")[1] == ["empty", "empty", "absent"]
+    assert placed("Ada Cy " + "Bo x " * 40, *["Bo"] * 3, "Ada", "Cy")[1] == []
+    late = ["Ada", "Cy", "Dee", "Bo"]
+    assert placed("Bo x " * 40 + "Ada Cy Dee", *late) == (["200:Ada", "204:Cy", "207:Dee"], ["ambiguous"])
+    with pytest.raises(ValueError, match="expected 'default' or 'paper'"):
+        align_mentions("a", [], policy="best")
+
+
+def sequential(text: str, mentions: list[Mention]) -> tuple[list[Entity], list[str]]:
+    "The paper's rule, written a second time."
+    entities, reasons, at = [], [], 0
+    for m in mentions:
+        if not m.text:
+            reasons.append("empty")
+            continue
+        known = m.start >= 0 and text[m.start : m.start + len(m.text)] == m.text
+        start = m.start if known else text.find(m.text, at)
+        if start < 0:
+            reasons.append("out_of_order" if m.text in text else "absent")
+        elif any((e.start, e.end, e.label) == (start, start + len(m.text), m.label) for e in entities):
+            reasons.append("duplicate")
+        else:
+            at = start + len(m.text)
+            entities.append(Entity(start, at, m.label, m.score))
+    return entities, reasons
+
+
+# Whatever comes
+
+PIECES = ["Oslo", "oslo", "Nai", "robi", " ", " ", "\n", "\r", "A", "a", "12", "٣", "é", "e\u0301", "ß", "ﬁ", "İ", "ı", "’", "'", "-", "–", ".", '"', "\x00", "\ud800"]
+PIECES += ["\u00ad", "\u200b", "\u200c", "\u200d", "\u200f", "\ufe0f", "\u0301", "\u0302", "\u0308", "\u0323", "\u0651", "🇰", "🇪", "👩", "🏽", "\ufdfa", "و", "مصر"]
+PIECES += ["กรุ", "ำ", "น้ำ", "ไทย", "क्ष", "\u094d", "नि", "\u0d4e", "မြန်", "မာ", "\u0f40", "서울", "\u1100", "\u1161", "東", "京", "ｱ", "ﾞ"]
+
+
+def test_whatever_comes_is_placed_soundly_or_dropped_with_a_reason():
+    dice = random.Random(3)
+    bare = lambda key: "".join(c for c in key if c.isalnum())
+    found = 0
+    for _ in range(3000):
+        text = "".join(dice.choices(PIECES, k=dice.randrange(30)))
+        mentions = []
+        for _ in range(dice.randrange(8)):
+            a = dice.randrange(len(text) + 1)
+            said = text[a : a + dice.randrange(9)] if dice.random() < 0.8 else "".join(dice.choices(PIECES, k=2))
+            said = dice.choice([said, said, said.upper(), said.lower(), unicodedata.normalize(dice.choice(["NFC", "NFD", "NFKC"]), said), f"“{said}”", f" {said}."])
+            mentions.append(Mention(said, dice.choice("xy"), 1.0, dice.choice([-1, -1, -1, a])))
+        entities, dropped = align_mentions(text, mentions, policy="default")
+        edges = {0, *(end for _, end in graphemes(text))}
+        assert all(0 <= e.start < e.end <= len(text) and {e.start, e.end} <= edges for e in entities), (text, mentions, entities)
+        assert len({(e.start, e.end, e.label) for e in entities}) == len(entities) and len(entities) + len(dropped) == len(mentions)
+        assert {d["reason"] for d in dropped} <= REASONS
+        for n, span in _place_all(text, mentions)[0].items():
+            assert bare(spelling_key(mentions[n].text)[0]) == bare(spelling_key(text[slice(*span)])[0]), (text, mentions[n], span)
+        found += len(entities)
+        entities, dropped = align_mentions(text, mentions, policy="paper")
+        assert (entities, [d["reason"] for d in dropped]) == sequential(text, mentions)
+    assert found > 2000
+
+
+def test_keys_remember_where_they_came_from():
+    dice = random.Random(4)
+    for _ in range(2000):
+        text = "".join(dice.choices([p for p in PIECES if p != "İ"], k=dice.randrange(20)))  # its dot is dropped only right behind the letter
+        key, at = spelling_key(text)
+        assert len(key) == len(at) and all(0 <= n < len(text) for n in at)
+        assert spelling_key(unicodedata.normalize("NFC", text))[0] == spelling_key(unicodedata.normalize("NFD", text))[0]
+
+
+# Speed; the limits leave room for a busy machine
+
+
+def seconds(text: str, mentions: list[Mention]) -> float:
+    begin = time.process_time()
+    align_mentions(text, mentions, policy="default")
+    return time.process_time() - begin
+
+
+def test_long_texts_take_time_in_proportion():
+    dice = random.Random(5)
+    names = ["".join(dice.choices("abcdefghij", k=6)).title() for _ in range(3000)]
+    words = [dice.choice(names) if dice.random() < 0.5 else "said" for _ in range(30_000)]
+    said = [Mention(w, "x") for w in dice.sample(words, 200)]
+    seconds(" ".join(words[:300]), said)  # the tables that all texts share
+    text = " ".join(words)[:100_000]
+    held = [Mention(w, "x") for w in text.split() if w != "said"][:5000]
+    assert len(held) == 5000 and seconds(text, held) < 2.0
+    assert seconds(text, held[::-1]) < 4.0
+
+
+@pytest.mark.parametrize("text", ["a" * 100_000, "a " * 50_000, "ab " * 30_000, "e\u0301" * 30_000, "ก" * 50_000, "\x00" * 100_000, "🇰" * 30_000, "." * 100_000])
+def test_hostile_text_takes_seconds_at_most(text):
+    said = [Mention(text[: 1 + n], "x") for n in range(30)] + [Mention(text[:20_000], "x"), Mention("“" * 10_000, "x")]
+    assert seconds(text, said) < 10.0
