@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['align_mentions']
 
-# %% ../nbs/15_align.ipynb #b5e3e7fa
+# %% ../nbs/15_align.ipynb #692fb66c
 from bisect import bisect_left
 from collections import Counter
 
 from .data import Entity, Mention
 from .matching import Places
 
-# %% ../nbs/15_align.ipynb #4bd4d537
+# %% ../nbs/15_align.ipynb #bf2a16f2
 _Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none
 
 
@@ -32,7 +32,7 @@ def _place_forward(text: str, mentions: list[Mention]) -> _Found:
         spans[n] = (start, reached)
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #7b26afc4
+# %% ../nbs/15_align.ipynb #a90a9dcb
 _Option = tuple[int, int, int]  # start, end, weight
 
 
@@ -69,7 +69,7 @@ def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int,
         chosen[n] = (start, end)
     return chosen
 
-# %% ../nbs/15_align.ipynb #0388a6dc
+# %% ../nbs/15_align.ipynb #1f53cc4b
 _NEAR = 32  # places of one name that one of its mentions looks at
 _MANY = 12  # free places of a mention out of order, from which on it is a guess
 
@@ -93,7 +93,7 @@ def _inside_others(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
             reach = span[1]
     return inside
 
-# %% ../nbs/15_align.ipynb #cab39c9f
+# %% ../nbs/15_align.ipynb #20061c64
 def _place_all(text: str, mentions: list[Mention]) -> _Found:
     """The default: places that are known, then the best chain, then the first free place of each that is left."""
     places, spans, reasons, asked = Places(text), {}, {}, {}
@@ -141,7 +141,7 @@ def _place_all(text: str, mentions: list[Mention]) -> _Found:
             taken.add((*spans[n], m.label))
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #647ea3d1
+# %% ../nbs/15_align.ipynb #e571a8b8
 def align_mentions(
     text: str,
     mentions: list[Mention],  # in the order the teacher named them
