@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['align_mentions']
 
-# %% ../nbs/15_align.ipynb #692fb66c
+# %% ../nbs/15_align.ipynb #50a9ecf0
 from bisect import bisect_left
 from collections import Counter
 
 from .data import Entity, Mention
 from .matching import Places
 
-# %% ../nbs/15_align.ipynb #bf2a16f2
+# %% ../nbs/15_align.ipynb #bff5083e
 _Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none
 
 
@@ -32,7 +32,7 @@ def _place_forward(text: str, mentions: list[Mention]) -> _Found:
         spans[n] = (start, reached)
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #a90a9dcb
+# %% ../nbs/15_align.ipynb #50bb7c14
 _Option = tuple[int, int, int]  # start, end, weight
 
 
@@ -69,7 +69,7 @@ def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int,
         chosen[n] = (start, end)
     return chosen
 
-# %% ../nbs/15_align.ipynb #1f53cc4b
+# %% ../nbs/15_align.ipynb #2e6cd939
 _NEAR = 32  # places of one name that one of its mentions looks at
 _MANY = 12  # free places of a mention out of order, from which on it is a guess
 
@@ -93,7 +93,7 @@ def _inside_others(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
             reach = span[1]
     return inside
 
-# %% ../nbs/15_align.ipynb #20061c64
+# %% ../nbs/15_align.ipynb #df2da8ba
 def _place_all(text: str, mentions: list[Mention]) -> _Found:
     """The default: places that are known, then the best chain, then the first free place of each that is left."""
     places, spans, reasons, asked = Places(text), {}, {}, {}
@@ -141,7 +141,7 @@ def _place_all(text: str, mentions: list[Mention]) -> _Found:
             taken.add((*spans[n], m.label))
     return spans, reasons
 
-# %% ../nbs/15_align.ipynb #e571a8b8
+# %% ../nbs/15_align.ipynb #46d8f7d5
 def align_mentions(
     text: str,
     mentions: list[Mention],  # in the order the teacher named them
