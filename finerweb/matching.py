@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['spelling_key', 'Places']
 
-# %% ../nbs/03_matching.ipynb #1d5138e3
+# %% ../nbs/03_matching.ipynb #b86621c2
 import re
 import unicodedata
 from functools import lru_cache
 
 from .segment import graphemes
 
-# %% ../nbs/03_matching.ipynb #ede7c7c4
+# %% ../nbs/03_matching.ipynb #c9fb3fe0
 # scripts without blanks between words: Thai, Lao, Burmese, Khmer, the Tai scripts, kana, bopomofo, Chinese characters
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f"
@@ -63,7 +63,7 @@ def spelling_key(text: str) -> tuple[str, list[int]]:
             key, at = spare.sub("", key), kept + at[done:]
     return key, at
 
-# %% ../nbs/03_matching.ipynb #fd5c24db
+# %% ../nbs/03_matching.ipynb #8061588f
 _WRITES_NONE = re.compile(f"[{_UNSPACED}]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 # what Arabic and Hebrew write before a word without a blank: and, in, to, like, from, the, that
@@ -109,7 +109,7 @@ def _edge(pair: str, ending: bool) -> bool | None:
         return None
     return not joined and not _in_word(pair, ending)
 
-# %% ../nbs/03_matching.ipynb #8991420a
+# %% ../nbs/03_matching.ipynb #db3e372e
 _AROUND = " .,;:!?'\"()[]{}<>*_-。、，；：！？।॥۔؟،؛…·「」『』《》【】"
 _PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
 _LONG_WORD = re.compile(rf"(?:(?![{_UNSPACED}\d_])\w){{5,}}\.$")
@@ -140,7 +140,7 @@ def _trimmed(key: str) -> list[str]:
     ends += [(least, most)] if least < most else []
     return [k for k in dict.fromkeys(key[a:b].strip() for a, b in sorted(ends, key=lambda e: e[0] - e[1])) if k]
 
-# %% ../nbs/03_matching.ipynb #608ce5f5
+# %% ../nbs/03_matching.ipynb #c9dae059
 class _Edges:
     """One text, and where in it a span may begin and end; its graphemes are found when first needed."""
 
@@ -193,14 +193,9 @@ class _Edges:
             return None
         return None if self.parts_graphemes(end) else (start, end)
 
-# %% ../nbs/03_matching.ipynb #4890f03e
-class Places(_Edges):
-    "The places of mentions in one text; what the searches share (graphemes, the text's key) is made when first needed."
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self._keyed: tuple[str, list[int]] | None = None
-        self._found: dict[str, tuple[list[tuple[int, int]], str]] = {}
+# %% ../nbs/03_matching.ipynb #fcb7cc83
+class _Spelled(_Edges):
+    "Places of a mention as it is spelled."
 
     def _exact(self, mention: str) -> tuple[list[tuple[int, int]], bool]:
         """Whole places, and whether any was refused."""
@@ -215,6 +210,15 @@ class Places(_Edges):
                 end = at + 1 if refused < 50 else _next_word(text, at)
             at = text.find(mention, end)
         return spans, refused > 0
+
+# %% ../nbs/03_matching.ipynb #060e3eb4
+class Places(_Spelled):
+    "The places of mentions in one text; what the searches share (graphemes, the text's key) is made when first needed."
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._keyed: tuple[str, list[int]] | None = None
+        self._found: dict[str, tuple[list[tuple[int, int]], str]] = {}
 
     def _by_key(self, wanted: str) -> tuple[list[tuple[int, int]], bool]:
         self._keyed = self._keyed or spelling_key(self.text)
