@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'png', 'printable', 'script_rows', 'draw_scripts', 'confusion_rows', 'draw_confusion',
-           'agreement_rows', 'draw_agreement', 'type_rows', 'draw_types', 'drop_rows', 'draw_drops', 'student_rows',
+           'judgement_rows', 'draw_judgements', 'type_rows', 'draw_types', 'drop_rows', 'draw_drops', 'student_rows',
            'draw_students', 'save_figure']
 
-# %% ../nbs/50_figures.ipynb #072dc5dc
+# %% ../nbs/50_figures.ipynb #e078db7e
 import csv
 import io
 from collections import Counter
@@ -16,7 +16,7 @@ from pathlib import Path
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/50_figures.ipynb #222c6e13
+# %% ../nbs/50_figures.ipynb #ccbf4a4e
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#767676"
 
 
@@ -62,7 +62,7 @@ def _lines(ax: "Axes", names: list[str]) -> None:  # noqa: F821
     for text in ax.get_yticklabels():
         text.set_parse_math(False)
 
-# %% ../nbs/50_figures.ipynb #609efff9
+# %% ../nbs/50_figures.ipynb #1a4670cd
 def script_rows(passages: dict[str, int]) -> list[dict]:
     "One row a script, the largest of the paper first: languages and passages as reported and in this run, from language -> passages."
     from babel import Locale
@@ -98,7 +98,7 @@ def draw_scripts(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [f"{r['name']} ({r['reported_languages']})" for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #daf2655f
+# %% ../nbs/50_figures.ipynb #f09fe95b
 def confusion_rows(confusion: dict[str, dict[str, int]]) -> list[dict]:
     "One row for each pair of classes from {expected: {predicted: passages}}; `share` is of the expected class."
     return [
@@ -127,8 +127,8 @@ def draw_confusion(rows: list[dict], *, task: str) -> "Figure":  # noqa: F821
     ax.set_ylabel("the teachers' rating", size=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #03d1bea6
-def agreement_rows(judged: dict[str, list[dict]]) -> list[dict]:
+# %% ../nbs/50_figures.ipynb #f6ff4615
+def judgement_rows(judged: dict[str, list[dict]]) -> list[dict]:
     "Mean faithfulness and completeness of each language, best first, from language -> rows of `19_judge`; a language without passages is left out."
     mean = lambda rows, column: sum(r[column] for r in rows) / len(rows)
     rows = [
@@ -139,18 +139,20 @@ def agreement_rows(judged: dict[str, list[dict]]) -> list[dict]:
     return sorted(rows, key=lambda r: (-r["faithfulness"], r["language"]))
 
 
-def draw_agreement(rows: list[dict]) -> "Figure":  # noqa: F821
-    "Agreement of the teachers by language, at most 31 lines a column. (In the place of the paper's Figure 4)"
+def draw_judgements(rows: list[dict], judge: str = "") -> "Figure":  # noqa: F821
+    "Faithfulness and completeness by language, given by `judge`, or (\"\") the teachers' agreement; at most 31 lines a column. (Paper, Figure 4)"
     columns = -(-len(rows) // 31)
     lines = -(-len(rows) // columns)
-    about = "1 (none) to 5 (full). A stand-in: the teachers' agreement with each other, no language model and no human judged"
-    figure, axes = _axes(columns, lines + 1, title="Agreement of the teachers, by language", about=about, width=8.0 if columns == 1 else 4.2 * columns)
+    stand_in = "1 (none) to 5 (full). A stand-in: the teachers' agreement with each other, no language model and no human judged"
+    about = f"1 to 5, given by {judge}; {sum(r['passages'] for r in rows):,} passages" if judge else stand_in
+    title = "Quality of the annotations, by language" if judge else "Agreement of the teachers, by language"
+    figure, axes = _axes(columns, lines + 1, title=title, about=about, width=8.0 if columns == 1 else 4.2 * columns)
     for n, ax in enumerate(axes):
         part = rows[n * lines : (n + 1) * lines]
         ax.hlines(range(len(part)), [r["faithfulness"] for r in part], [r["completeness"] for r in part], color="#bbbbbb", linewidth=2)
         # The square is the larger and lies below, so that two equal scores show as two.
         for column, meaning, colour, marker, size in (("completeness", "named and kept", ORANGE, "s", 64), ("faithfulness", "found by two", BLUE, "o", 26)):
-            name = f"{column}: {meaning}"
+            name = column if judge else f"{column}: {meaning}"
             ax.scatter([r[column] for r in part], range(len(part)), c=colour, marker=marker, s=size, label=name, zorder=3)
         ax.set_xlim(0.9, 5.1)
         _lines(ax, [r["name"] for r in part])
@@ -158,7 +160,7 @@ def draw_agreement(rows: list[dict]) -> "Figure":  # noqa: F821
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #707501b7
+# %% ../nbs/50_figures.ipynb #dbc8b044
 def type_rows(entities: dict[str, Counter]) -> list[dict]:
     "One row a label, the most frequent first: entities, their share, and the languages that have it, from language -> labels counted."
     total = sum(entities.values(), Counter())
@@ -188,7 +190,7 @@ def draw_types(rows: list[dict], *, types: int) -> "Figure":  # noqa: F821
     _lines(ax, [printable(r["label"], width=34) for r in shown])
     return figure
 
-# %% ../nbs/50_figures.ipynb #5f05a90b
+# %% ../nbs/50_figures.ipynb #5b7a4cbc
 def drop_rows(dropped: dict[str, Counter]) -> list[dict]:
     "One row for each stage and reason, in the stages' order, from stage -> reasons counted."
     return [
@@ -207,7 +209,7 @@ def draw_drops(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [printable(f"{r['stage']}: {r['reason'].replace('_', ' ')}", width=44) for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #4804c522
+# %% ../nbs/50_figures.ipynb #7cf0f1cf
 def student_rows(evaluations: list[dict]) -> list[dict]:
     "One row a student, test set and set of labels, from the `scores.json` of `35_evaluate`: strict micro F1 with its interval."
     rows = []
@@ -235,7 +237,7 @@ def draw_students(rows: list[dict]) -> "Figure":  # noqa: F821
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #f0b44767
+# %% ../nbs/50_figures.ipynb #7686fb4d
 def save_figure(figure: "Figure", rows: list[dict], path: Path) -> bytes:  # noqa: F821
     "Writes `path` with the endings .png and .csv; returns the PNG."
     picture = png(figure)

