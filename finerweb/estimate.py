@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'word_bytes', 'stand_in', 'expected_labels', 'task_requests', 'chat_spec', 'estimate_tasks', 'sum_rows']
 
-# %% ../nbs/60_estimate.ipynb #be27427a
+# %% ../nbs/60_estimate.ipynb #06c9a841
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -25,30 +25,35 @@ from .store import output_folder, read_meta, read_rows
 from .teachers import price_of
 from .translate import GOOGLE_PRICE, label_examples, translation_request
 
-# %% ../nbs/60_estimate.ipynb #7626ff24
+# %% ../nbs/60_estimate.ipynb #70570720
 @cache
-def word_bytes() -> dict[str, float]:
-    "ISO 639-3 code -> UTF-8 bytes of a word in running text, with the blanks and punctuation behind it."
+def word_bytes(language: str) -> float:
+    "UTF-8 bytes of a word in running text, with the blanks and punctuation behind it; a language that nobody measured has the mean."
     lines = asset("words.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return {code: float(size) for code, size in (line.split("\t") for line in lines)}
+    sizes = {code: float(size) for code, size in (line.split("\t") for line in lines)}
+    return sizes.get(language, sum(sizes.values()) / len(sizes))
+
+
+def _reported(language: str) -> dict[str, float]:
+    return {"passages": 2500.0, "avg_chars": 1300.0, "labels_per_passage_merged": 25.0, "unique_labels_merged": 6500.0} | reported(language)
 
 
 def stand_in(language: str, words: int = 256) -> Passage:
     "A passage as large as one of `language`, in bytes, with as many entities of two words; its text says nothing."
-    length = round(words * word_bytes()[language])
-    known = reported(language)
+    length = round(words * word_bytes(language))
+    known = _reported(language)
     letter = {"Latn": 1.05, **dict.fromkeys(("Cyrl", "Grek", "Arab", "Hebr", "Armn"), 1.8)}.get(find_language(language).script, 2.7)  # bytes; the paper counts characters
     entities = max(1, round(known["labels_per_passage_merged"] * min(1.0, length / (letter * known["avg_chars"]))))
-    wide = round(2 * word_bytes()[language])
+    wide = round(2 * word_bytes(language))
     return Passage("stand-in", "x" * length, language, entities=tuple(Entity(at, at + wide, "political party") for at in range(0, length - wide, length // entities + 1)))
 
 
 def expected_labels(language: str, passages: int) -> int:
     "How many distinct labels the merged annotations of some passages have."
-    known = reported(language)
+    known = _reported(language)
     return ceil(known["unique_labels_merged"] * min(1.0, passages / known["passages"]) ** 0.5)
 
-# %% ../nbs/60_estimate.ipynb #ad36d8d2
+# %% ../nbs/60_estimate.ipynb #10ffc838
 SAMPLE = 64  # requests of a task that are built and counted
 # tokens of a reply where this run has none to learn from: a justification of 100 words; per mention, label or complaint the JSON around it
 _REPLY = {"11_rate": 150.0, "14_annotate": 14.0, "17_translate": 30.0, "19_judge": 600.0}
@@ -73,7 +78,7 @@ def task_requests(task: PlannedTask, plan: dict, home: str, run: str) -> tuple[l
         rows = _rows(task, "16_merge", home, run)
         labels = label_examples(rows, examples=p["examples"]) if rows is not None else {}
         count = len(labels) if rows is not None else expected_labels(language, passages)
-        mention = "x" * round(2 * word_bytes()[language])
+        mention = "x" * round(2 * word_bytes(language))
         labels = dict(_some(list(labels.items()))) or {f"political party {n}": [mention] * p["examples"] for n in range(min(count, SAMPLE))}
         return *_translations(labels, count, language, p, sampling), "" if rows is not None else "assumed"
     reads, most = {"11_rate": ("10_corpus", plan["10_corpus", (language,)].parameters["documents"]), "14_annotate": ("13_select", passages)}.get(
@@ -90,7 +95,7 @@ def task_requests(task: PlannedTask, plan: dict, home: str, run: str) -> tuple[l
     }[task.stage]
     reply = _REPLY[task.stage]
     if task.stage == "14_annotate":
-        reply = 10 + (reply + word_bytes()[language] / 2) * len(stand_in(language).entities)
+        reply = 10 + (reply + word_bytes(language) / 2) * len(stand_in(language).entities)
     return [asked(x) for x in texts], most if rows is None else len(rows), min(reply, p["max_tokens"]), "" if rows is not None else "assumed"
 
 
@@ -104,7 +109,7 @@ def _translations(labels: dict[str, list[str]], count: int, language: str, p: di
     reply = min(_REPLY["17_translate"] * min(p["batch"], count), p["max_tokens"])
     return [translation_request({x: labels[x] for x in group}, language, sampling) for group in groups], ceil(count / p["batch"]), reply
 
-# %% ../nbs/60_estimate.ipynb #fffd3e73
+# %% ../nbs/60_estimate.ipynb #5dd7f7b4
 def chat_spec(task: PlannedTask) -> dict | None:
     "The teacher, translator or judge that `task` asks, if it is a language model or a service."
     asks = {"11_rate": "teacher", "14_annotate": "teacher", "17_translate": "translator", "19_judge": "judge"}
