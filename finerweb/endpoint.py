@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_status', 'Endpoint']
 
-# %% ../nbs/04_endpoint.ipynb #379de610
+# %% ../nbs/04_endpoint.ipynb #7d99e97f
 import asyncio
 import json
 import queue
@@ -20,7 +20,7 @@ from .completion import api_key, body, read_completion
 from .llm import ChatReply, ChatRequest, failure
 from .rates import Fault, Hopeless, Traffic, backoff, told_wait
 
-# %% ../nbs/04_endpoint.ipynb #025296a7
+# %% ../nbs/04_endpoint.ipynb #c7ee04d6
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
     "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
@@ -30,7 +30,7 @@ def judge_status(status: int, text: str, headers: dict[str, str], where: str) ->
         raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
     return reason
 
-# %% ../nbs/04_endpoint.ipynb #43f590ef
+# %% ../nbs/04_endpoint.ipynb #550d6fca
 async def _once(server: "Endpoint", client: object, request: ChatRequest) -> ChatReply:
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
@@ -48,7 +48,7 @@ async def _once(server: "Endpoint", client: object, request: ChatRequest) -> Cha
     except (OpenAIError, ValueError, RecursionError) as error:
         raise Fault(f"{server.base_url}: {error}", busy=False) from None
 
-# %% ../nbs/04_endpoint.ipynb #89829aa1
+# %% ../nbs/04_endpoint.ipynb #97c221f0
 class Endpoint:
     "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
 
@@ -82,7 +82,7 @@ class Endpoint:
             await asyncio.sleep(pause)
 
     def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
-        "Pulls a request whenever a slot is free, gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
+        "Pulls requests, a reserve for each slot so that none is ever empty; gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
         key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=32, most=self.most), queue.SimpleQueue()
         if (first := next(supply, None)) is None:
             return
@@ -98,7 +98,7 @@ class Endpoint:
 
             flying = 0
             while True:
-                while flying < int(traffic.slots.now) and (pulled := next(supply, None)) is not None:
+                while flying < 2 * int(traffic.slots.now) and (pulled := next(supply, None)) is not None:
                     asyncio.run_coroutine_threadsafe(fly(*pulled), loop)
                     flying += 1
                 if not flying:
@@ -109,7 +109,7 @@ class Endpoint:
                     raise reply
                 yield name, _hidden(reply, key)
 
-# %% ../nbs/04_endpoint.ipynb #a720194a
+# %% ../nbs/04_endpoint.ipynb #366cd363
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()

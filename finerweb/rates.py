@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['LONGEST_WAIT', 'GIVEN_UP', 'Slots', 'told_wait', 'backoff', 'Fault', 'Hopeless', 'Traffic']
 
-# %% ../nbs/04_rates.ipynb #109360ea
+# %% ../nbs/04_rates.ipynb #de080d4c
 import asyncio
 import math
 import random
 import time
+from collections import deque
 from email.utils import parsedate_to_datetime
 
-# %% ../nbs/04_rates.ipynb #97e09070
+# %% ../nbs/04_rates.ipynb #3e31232f
 class Slots:
     "The requests that may be in flight: additive increase, multiplicative decrease, between 1 and `most`."
 
@@ -28,7 +29,7 @@ class Slots:
         if sent > self.halved_at:
             self.now, self.halved_at = max(1.0, self.now / 2), now
 
-# %% ../nbs/04_rates.ipynb #6f3a73bc
+# %% ../nbs/04_rates.ipynb #a915ca5d
 LONGEST_WAIT = 120.0  # seconds
 
 
@@ -53,7 +54,7 @@ def backoff(tries: int, first: float) -> float:
     whole = min(LONGEST_WAIT / 2, first * 2.0 ** min(tries, 20))
     return whole / 2 + random.random() * whole / 2
 
-# %% ../nbs/04_rates.ipynb #74e65fe3
+# %% ../nbs/04_rates.ipynb #a31ab4ec
 GIVEN_UP = 20  # requests in a row without a success: the server is gone
 
 
@@ -74,16 +75,24 @@ class Traffic:
 
     def __init__(self, *, start: int, most: int):
         self.slots, self.flying, self.pause_until, self.lost, self.succeeded = Slots(start, most), 0, 0.0, 0, False
+        self._turns = deque()  # those who wait for a slot, the first come first
 
     async def enter(self) -> None:
         "Waits for a slot and for the end of a pause."
         while (rest := self.pause_until - time.monotonic()) > 0 or self.flying >= int(self.slots.now):
-            await asyncio.sleep(max(rest, 0.02))
+            if rest > 0:
+                await asyncio.sleep(rest)
+            else:
+                self._turns.append(turn := asyncio.get_running_loop().create_future())
+                await turn
         self.flying += 1
 
     def leave(self) -> None:
-        "Frees the slot."
+        "Frees the slot, and calls as many as may go now."
         self.flying -= 1
+        for _ in range(min(len(self._turns), int(self.slots.now) - self.flying)):
+            if not (turn := self._turns.popleft()).done():
+                turn.set_result(None)
 
     def answered(self, refused: str) -> None:
         "Counts an answer; `refused` is the reason where the server refused the request. Raises Hopeless where it refused all from the beginning."
