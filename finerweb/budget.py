@@ -6,15 +6,16 @@
 __all__ = ['BYTES_PER_TOKEN', 'EXTRA_PER_MESSAGE', 'Prices', 'is_local', 'prices', 'most_tokens', 'tokenizer', 'prompt_tokens',
            'Estimate', 'estimate', 'BudgetSpent', 'worst', 'check_cap']
 
-# %% ../nbs/04_budget.ipynb #2e1ae0f7
+# %% ../nbs/04_budget.ipynb #4974fd13
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from .llm import ChatRequest
 
-# %% ../nbs/04_budget.ipynb #ae6c8655
+# %% ../nbs/04_budget.ipynb #4eda4a5a
 @dataclass(frozen=True, slots=True)
 class Prices:
     "US dollars per million tokens of prompt and of reply, and where they are from; None: not known."
@@ -54,7 +55,7 @@ def prices(model: str, base_url: str, *, price_in: float | None, price_out: floa
         return Prices(None, None, "not known")
     return Prices(*(float(p) * 1000 * share for p in each), "genai-prices")
 
-# %% ../nbs/04_budget.ipynb #e2e033e2
+# %% ../nbs/04_budget.ipynb #762d06a5
 BYTES_PER_TOKEN = 4.0  # rough, for text of any script; the estimate says when it was used
 EXTRA_PER_MESSAGE = 16  # tokens that a chat template writes around a message, at most
 
@@ -71,9 +72,13 @@ def most_tokens(request: ChatRequest) -> int:
 
 def tokenizer(model: str):  # noqa: ANN201
     "The tokenizer of `model`, if transformers finds it on this machine, else None."
-    from transformers import AutoTokenizer
+    from huggingface_hub import try_to_load_from_cache
 
     try:
+        if not (Path(model).is_dir() or isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)):
+            return None  # told without importing transformers, which takes seconds
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(model, local_files_only=True)
     except Exception:  # transformers raises what it likes for a model it does not have; an estimate is the answer to all
         return None
@@ -85,7 +90,7 @@ def prompt_tokens(requests: Iterable[ChatRequest], counter: object | None) -> in
         return round(sum(len(t.encode()) / BYTES_PER_TOKEN + 4 for r in requests for t in _texts(r)))
     return sum(len(ids) + 4 for r in requests for ids in counter(_texts(r), add_special_tokens=False)["input_ids"])
 
-# %% ../nbs/04_budget.ipynb #7ebe6dcd
+# %% ../nbs/04_budget.ipynb #8af904fb
 @dataclass(frozen=True, slots=True)
 class Estimate:
     "Requests, tokens and US dollars (None: the price is not known), and how the tokens were counted."
@@ -105,7 +110,7 @@ def estimate(requests: Iterable[ChatRequest], price: Prices, *, reply_tokens: fl
     sums = (None, None) if price.prompt is None else (price.money(into, out), price.money(sum(map(most_tokens, requests)), most))
     return Estimate(len(requests), into, out, *sums, how)
 
-# %% ../nbs/04_budget.ipynb #24debb83
+# %% ../nbs/04_budget.ipynb #71515303
 class BudgetSpent(RuntimeError):
     "The cap of a teacher is reached. What was answered lies in the ledger; with a higher cap the next run goes on from there."
 

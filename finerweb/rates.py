@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_WAIT', 'GIVEN_UP', 'Slots', 'told_wait', 'backoff', 'Fault', 'Hopeless', 'Traffic']
 
-# %% ../nbs/04_rates.ipynb #de080d4c
+# %% ../nbs/04_rates.ipynb #3b458992
 import asyncio
 import math
 import random
@@ -13,7 +13,7 @@ import time
 from collections import deque
 from email.utils import parsedate_to_datetime
 
-# %% ../nbs/04_rates.ipynb #3e31232f
+# %% ../nbs/04_rates.ipynb #614d50ef
 class Slots:
     "The requests that may be in flight: additive increase, multiplicative decrease, between 1 and `most`."
 
@@ -29,7 +29,7 @@ class Slots:
         if sent > self.halved_at:
             self.now, self.halved_at = max(1.0, self.now / 2), now
 
-# %% ../nbs/04_rates.ipynb #a915ca5d
+# %% ../nbs/04_rates.ipynb #381cac66
 LONGEST_WAIT = 120.0  # seconds
 
 
@@ -54,7 +54,7 @@ def backoff(tries: int, first: float) -> float:
     whole = min(LONGEST_WAIT / 2, first * 2.0 ** min(tries, 20))
     return whole / 2 + random.random() * whole / 2
 
-# %% ../nbs/04_rates.ipynb #a31ab4ec
+# %% ../nbs/04_rates.ipynb #6fa445ac
 GIVEN_UP = 20  # requests in a row without a success: the server is gone
 
 
@@ -69,7 +69,7 @@ class Fault(Exception):
 class Hopeless(RuntimeError):
     "No request can succeed at this address as things are."
 
-
+# %% ../nbs/04_rates.ipynb #26c991ce
 class Traffic:
     "The requests of one call: who may go now, and whether there is any hope. Belongs to one event loop."
 
