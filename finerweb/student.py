@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'SPANS', 'BLOCK', 'UNITS', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer', 'SpanBinder',
-           'frame', 'collate', 'predict_spans']
+           'frame', 'collate', 'score_batch', 'predict_spans']
 
-# %% ../nbs/32_student.ipynb #2118b083
+# %% ../nbs/32_student.ipynb #954670c5
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,7 +20,7 @@ from .encoder import CharEncoderConfig, load_encoder
 from .labels import check_labels, read_labels
 from .reading import Window, cut_windows, group_windows, read_texts
 
-# %% ../nbs/32_student.ipynb #bf6cb897
+# %% ../nbs/32_student.ipynb #99c5b988
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -36,7 +36,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/32_student.ipynb #c9951db9
+# %% ../nbs/32_student.ipynb #980b81ac
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -55,7 +55,7 @@ class SpanBinderConfig(PreTrainedConfig):
 def _build(settings: dict) -> nn.Module:
     return AutoModel.from_config(AutoConfig.for_model(**settings))
 
-# %% ../nbs/32_student.ipynb #57aaa88b
+# %% ../nbs/32_student.ipynb #9d0b4d4e
 class SpanScorer(PreTrainedModel):
     "The network of the student: both encoders, the projections, and the score of a span for a label."
 
@@ -113,7 +113,7 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, cases, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/32_student.ipynb #fb6d8266
+# %% ../nbs/32_student.ipynb #687d821c
 class SpanBinder(SpanScorer):
     "A span bi-encoder with its tokenizers. Make one with `from_encoder`, or read one with `from_pretrained`."
 
@@ -167,11 +167,11 @@ class SpanBinder(SpanScorer):
         found = predict_spans(self, texts, labels, threshold, batch_size, exact, progress) if labels else [[] for _ in texts]
         return [(uncrossed if nested else flat)(entities) for entities in found]
 
-# %% ../nbs/32_student.ipynb #fda51b5b
+# %% ../nbs/32_student.ipynb #4f98381d
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/32_student.ipynb #9163729a
+# %% ../nbs/32_student.ipynb #05774185
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -195,13 +195,13 @@ def collate(model: SpanBinder, windows: Sequence[Window]) -> tuple[dict, torch.T
     read = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device), "cases": cases.to(model.device), "prefix": len(before)}
     return read, starts.to(model.device), ends.to(model.device)
 
-# %% ../nbs/32_student.ipynb #0e079e43
+# %% ../nbs/32_student.ipynb #51892b70
 CELLS, SPANS = 1 << 22, 1 << 13  # scores and span vectors held at a time
 BLOCK = 1 << 21  # characters tokenized at a time
 UNITS = {"cpu": 1024, "cuda": 65536}  # what one batch may hold
 
 
-def _score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Tensor, least: Sequence[float], exact: bool) -> Iterator[tuple]:
+def score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Tensor, least: Sequence[float], exact: bool) -> Iterator[tuple]:
     "(window, first unit, last unit, label, score) of each span of the windows that reaches its window's `least`, with its best label."
     read, can_start, can_end = collate(model, windows)
     starts, ends, edges = model.parts(**read)
@@ -220,7 +220,7 @@ def _score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Te
         kept = (best >= floors[piece[:, 0]]).nonzero()[:, 0]
         yield from zip(*piece[kept].T.tolist(), which[kept].tolist(), best[kept].tolist(), strict=True)
 
-# %% ../nbs/32_student.ipynb #a8aeeb50
+# %% ../nbs/32_student.ipynb #ad21afad
 def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     "(number of its first text, texts) of blocks of some two million characters."
     first, block, size = 0, [], 0
@@ -249,7 +249,7 @@ def predict_spans(
                 least = [threshold_of(model.config, text) if threshold is None else threshold for text in block]
                 readable, seen = [w for w in model.windows(begin, *block) if any(w.can_start)], set()
                 for windows in group_windows(readable, most=batch_size, budget=budget):
-                    for row, first, last, label, score in _score_batch(model, windows, vectors, [least[w.text - begin] for w in windows], exact):
+                    for row, first, last, label, score in score_batch(model, windows, vectors, [least[w.text - begin] for w in windows], exact):
                         window = windows[row]
                         best, place = found[window.text], (window.offsets[first][0], window.offsets[last][1])
                         if place not in best or score > best[place].score:
