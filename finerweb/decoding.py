@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['flat', 'uncrossed', 'best_threshold', 'script_of', 'threshold_of', 'calibrate_scripts']
 
-# %% ../nbs/32_decoding.ipynb #fe5adca2
+# %% ../nbs/32_decoding.ipynb #261e3b1f
 from collections.abc import Iterable, Sequence
 
 from .data import Entity, broader
 from .languages import in_script
 
-# %% ../nbs/32_decoding.ipynb #ba036785
+# %% ../nbs/32_decoding.ipynb #6265caa5
 def _best_first(entities: Iterable[Entity]) -> list[Entity]:
     return sorted(entities, key=lambda e: (-e.score, e.start, -e.end, e.label))
 
@@ -38,12 +38,12 @@ def uncrossed(entities: Iterable[Entity]) -> list[Entity]:
             earliest[e.end] = min(earliest.get(e.end, e.start), e.start)
     return sorted(chosen.values(), key=lambda e: (e.start, -e.end))
 
-# %% ../nbs/32_decoding.ipynb #d3231661
+# %% ../nbs/32_decoding.ipynb #46e65108
 def best_threshold(predictions: Iterable[tuple[float, bool]], gold: int, *, default: float) -> tuple[float, float]:
     "(threshold, F1) of the best micro F1 of predictions (score, is it right) of `gold` entities; half way to the next score; `default`, 0 where none is right."
     ranked = sorted(predictions, reverse=True)
     best, right = (0.0, default), 0
-    for n, ((score, hit), (lower, _)) in enumerate(zip(ranked, [*ranked[1:], (0.0, False)], strict=True), start=1):
+    for n, ((score, hit), (lower, _)) in enumerate(zip(ranked, [*ranked[1:], (0.0, False)], strict=False), start=1):
         right += hit
         if score > lower and right:
             best = max(best, (2 * right / (n + gold), (score + lower) / 2))
@@ -52,8 +52,8 @@ def best_threshold(predictions: Iterable[tuple[float, bool]], gold: int, *, defa
 
 def script_of(text: str, scripts: Iterable[str]) -> str:
     "That of the `scripts` (ISO 15924) in which most letters of `text` are; empty where it is less than half of them. Raises ValueError for an unknown script."
-    share, script = max(((in_script(text, s), s) for s in sorted(scripts, reverse=True)), default=(0.0, ""))
-    return script if share >= 0.5 else ""
+    script = max(sorted(scripts), key=lambda s: in_script(text, s), default="")  # Chinese is Hani, though all of it is Jpan as well
+    return script if script and in_script(text, script) >= 0.5 else ""
 
 
 def threshold_of(config, text: str) -> float:
@@ -61,7 +61,7 @@ def threshold_of(config, text: str) -> float:
     thresholds = getattr(config, "thresholds", None) or {}
     return thresholds.get(script_of(text, thresholds) if thresholds else "", config.threshold)
 
-# %% ../nbs/32_decoding.ipynb #8f7d3c49
+# %% ../nbs/32_decoding.ipynb #f0f9df27
 def calibrate_scripts(model, rows: Sequence[dict], *, least: int, batch_size: int, progress: bool = True) -> dict[str, tuple[float, float]]:
     """Sets `threshold` and, for each script with at least `least` entities in `rows`, `thresholds` in the model's configuration.
     (threshold, F1) by script, "" for all rows. Predictions that touch an undecided span count neither way."""

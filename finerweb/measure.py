@@ -6,7 +6,7 @@
 __all__ = ['joined_passages', 'many_labels', 'in_turns', 'encoder_alone', 'speed_table', 'measured_student', 'score_all',
            'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
 
-# %% ../nbs/70_benchmarks.ipynb #5b2b3396
+# %% ../nbs/70_benchmarks.ipynb #c1669d03
 import importlib.util
 import os
 import resource
@@ -18,7 +18,7 @@ from statistics import median
 
 from .data import Passage, Table, entity_types
 
-# %% ../nbs/70_benchmarks.ipynb #0bbd55a0
+# %% ../nbs/70_benchmarks.ipynb #f236a170
 def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
     "Texts of at least `words` words each, of sentences that follow each other; what is left over is dropped."
     texts, held, size = [], [], 0
@@ -34,14 +34,14 @@ def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
 def many_labels(count: int) -> list[str]:
     "`count` different labels: person, location, organization, ... and then narrower ones, such as \"local person\"."
     kinds = list(entity_types())
-    narrower = ["local", "foreign", "former", "new", "large", "small", "public", "private", "famous", "ancient", "national", "rural", "urban", "northern", "southern", "royal"]
+    narrower = "local foreign former new large small public private famous ancient national rural urban northern southern royal".split()
     narrower += [f"{a} {b}" for a in narrower for b in narrower if a != b]
     labels = kinds + [f"{a} {kind}" for a in narrower for kind in kinds]
     if count > len(labels):
         raise ValueError(f"{count} labels wanted, but there are {len(labels)}")
     return labels[:count]
 
-# %% ../nbs/70_benchmarks.ipynb #9e300c7b
+# %% ../nbs/70_benchmarks.ipynb #0319616e
 def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, tuple[float, float]]:
     "Name -> median seconds (clock, process) of each task; they are run once to warm up, then `repeats` times in turns."
     for task in tasks.values():
@@ -54,16 +54,16 @@ def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[st
             times[name].append((time.perf_counter() - clock, time.process_time() - process))
     return {name: tuple(median(side) for side in zip(*some, strict=True)) for name, some in times.items()}
 
-# %% ../nbs/70_benchmarks.ipynb #78324179
+# %% ../nbs/70_benchmarks.ipynb #6c1fcb83
 def encoder_alone(model, texts: Sequence[str], *, batch_size: int) -> Callable[[], None]:
     "A task: the forward pass of the student's encoder over the batches of `texts`, which are made now."
     import torch
 
     from finerweb.reading import group_windows
-    from finerweb.student import UNITS, collate
+    from finerweb.student import collate, most_units
 
-    budget = UNITS.get(model.device.type, UNITS["cuda"])
-    batches = [collate(model, some)[0] for some in group_windows(model.windows(0, *texts), most=batch_size, budget=budget)]
+    windows = group_windows(model.windows(0, *texts), most=batch_size, budget=most_units(model.device))
+    batches = [collate(model, some)[0] for some in windows]
 
     @torch.no_grad()
     def read() -> None:
@@ -88,7 +88,7 @@ def speed_table(model, texts: Sequence[str], *, counts: Sequence[int], batch_siz
         rows.append(row | {"entities": sum(map(len, found[-1])), "load": os.getloadavg()[0]})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #c722001b
+# %% ../nbs/70_benchmarks.ipynb #ceb5be49
 def measured_student(folder: str):
     "The student in `folder`; where that is empty, MiniLM with untrained heads, which prune nothing."
     import torch
@@ -103,7 +103,7 @@ def measured_student(folder: str):
     sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
     return SpanBinder.from_encoder("minilm", **sizes).eval()
 
-# %% ../nbs/70_benchmarks.ipynb #c38efb5a
+# %% ../nbs/70_benchmarks.ipynb #9c4daa59
 def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
     "Probabilities [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
     import torch
@@ -154,7 +154,7 @@ def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int) -
         rows.append({"way": way, "peak MB": round(after), "added MB": round(after - before), "units": int(units)})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #dfbf613e
+# %% ../nbs/70_benchmarks.ipynb #8a27daa0
 def gliner_tasks(texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float) -> dict[str, Callable[[], object]]:
     "Name -> task, for the uni-encoder and the bi-encoder (models in `folders`, else MiniLM with untrained heads). Raises ImportError where gliner is not installed."
     if importlib.util.find_spec("gliner") is None:
