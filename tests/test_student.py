@@ -131,11 +131,12 @@ def test_windows_find_what_the_whole_finds(trained, tiny_encoder, encoder):
         finally:
             model.config.window = 400
         assert [(e.start, e.end, e.label) for e in cut] == [(e.start, e.end, e.label) for e in whole]
-    else:  # attention sees the whole window, so only the cover can be compared: every start is owned exactly once
+    else:  # attention sees the whole window, so only the cover can be compared: each span that may be found is whole in a window
         model = untrained("minilm", label_encoder=tiny_encoder, window=40, max_width=8)
         windows = model.windows(0, text)
-        owned = [w.offsets[i] for w in windows for i in range(*w.own)]
-        assert len(windows) > 3 and owned == model.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        units = model.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        insides = [{w.offsets[i] for i in range(*w.inner)} for w in windows]
+        assert len(windows) > 3 and all(any(set(units[i : i + 8]) <= inside for inside in insides) for i in range(len(units) - 7))
 
 
 HOSTILE = ["", " ", "\x00\x00", "a\ud800b", "👨‍👩‍👧‍👦 na 🇰🇪🇰🇪", "e\u0301" * 30, "กำ" * 20, "שלום עולם abc سلام", "\r\n\r\n", "x" * 3000, "क्षत्रिय"]
