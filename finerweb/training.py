@@ -6,7 +6,7 @@
 __all__ = ['best_threshold', 'calibrate', 'State', 'mark_of', 'save_checkpoint', 'load_checkpoint', 'shuffle_batches',
            'pick_device', 'train_binder']
 
-# %% ../nbs/32_training.ipynb #f8367289
+# %% ../nbs/32_training.ipynb #0c51d9d6
 import hashlib
 import json
 import os
@@ -23,7 +23,7 @@ from .cells import Example, make_examples
 from .data import broader
 from .student import SpanBinder, read_labels
 
-# %% ../nbs/32_training.ipynb #0677f91f
+# %% ../nbs/32_training.ipynb #c3c0a75c
 def best_threshold(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
     "The threshold with the best micro F1 on `rows`, and that F1; the model's own and 0 where no row has an entity."
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})
@@ -48,7 +48,7 @@ def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progr
     model.config.threshold, f1 = best_threshold(model, rows, batch_size=batch_size, progress=progress)
     return model.config.threshold, f1
 
-# %% ../nbs/32_training.ipynb #08f737a5
+# %% ../nbs/32_training.ipynb #ff3b0699
 @dataclass(slots=True)
 class State:
     "How far a training is."
@@ -85,7 +85,7 @@ def save_checkpoint(path: Path, mark: str, state: State, chance: random.Random, 
         os.fsync(file.fileno())
     os.replace(part, path)
 
-# %% ../nbs/32_training.ipynb #8c64a885
+# %% ../nbs/32_training.ipynb #551d2ae1
 def load_checkpoint(path: Path, mark: str, chance: random.Random, trained: dict, optimizer: torch.optim.Optimizer) -> tuple[State, dict] | None:
     "Puts a training where its checkpoint stands: (state, best weights); None if there is none of this training. Raises ValueError for a broken file."
     from safetensors import SafetensorError, safe_open
@@ -115,7 +115,7 @@ def load_checkpoint(path: Path, mark: str, chance: random.Random, trained: dict,
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return State(**json.loads(told["state"])), {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
 
-# %% ../nbs/32_training.ipynb #ca00e41f
+# %% ../nbs/32_training.ipynb #fdbaaeba
 def shuffle_batches(examples: Sequence[Example], size: int, chance: random.Random) -> list[list[int]]:
     "All examples once, by their numbers, in batches of similar length."
     order = sorted(chance.sample(range(len(examples)), len(examples)), key=lambda n: len(examples[n].window.ids) // 16)
@@ -123,7 +123,7 @@ def shuffle_batches(examples: Sequence[Example], size: int, chance: random.Rando
     chance.shuffle(queue)
     return queue
 
-# %% ../nbs/32_training.ipynb #47311911
+# %% ../nbs/32_training.ipynb #e645d34c
 class _Run:
     "One training under way: the model, its optimizer, and the plan."
 
@@ -169,7 +169,7 @@ class _Run:
             self.state.best, self.state.since, self.best = f1, 0, {k: p.detach().clone() for k, p in self.trained.items()}
         return bool(self.plan.patience) and self.state.since >= self.plan.patience
 
-# %% ../nbs/32_training.ipynb #413f38d5
+# %% ../nbs/32_training.ipynb #128476bd
 def pick_device(name: str) -> torch.device:
     "The device of that name; \"auto\" is the GPU, if there is one. Raises ValueError for one that is not there."
     try:
@@ -186,7 +186,7 @@ def train_binder(model: SpanBinder, rows: Sequence[dict], *, held_out: Sequence[
 
     plan = Plan(**plan)
     if (plan.loss == "binder") != model.config.contrastive:
-        raise ValueError(f"loss={plan.loss!r}, model with contrastive={model.config.contrastive}: the loss binder, and only it, needs from_encoder(..., contrastive=True)")
+        raise ValueError(f"loss={plan.loss!r}, model with contrastive={model.config.contrastive}: the loss binder, and no other, needs contrastive=True")
     examples, missed = make_examples(model, rows)
     if not any(x.gold for x in examples):
         raise ValueError(f"none of the {len(rows)} training rows has an entity that a window can hold ({missed} cannot be held)")
