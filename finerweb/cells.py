@@ -6,11 +6,12 @@
 __all__ = ['Concepts', 'read_concepts', 'near_leaders', 'relation', 'choose_labels', 'Example', 'make_examples', 'make_cells',
            'make_edges']
 
-# %% ../nbs/32_cells.ipynb #7d1d24ef
+# %% ../nbs/32_cells.ipynb #e8ea356d
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, zip_longest
 
 import torch
@@ -19,8 +20,8 @@ from .data import broader, entity_types
 from .reading import Window
 from .student import SpanBinder
 
-# %% ../nbs/32_cells.ipynb #83818c2b
-@dataclass(frozen=True, slots=True)
+# %% ../nbs/32_cells.ipynb #b23747ab
+@dataclass(frozen=True, slots=True, eq=False)  # one is like another only if it is the same: that makes it a key of `relation`'s cache
 class Concepts:
     "What labels mean: `of` maps a label to its concept, `called` a concept to all its names in lower case, labels and translations."
     of: dict[str, str]
@@ -73,7 +74,8 @@ def near_leaders(concepts: Sequence[str], near: float) -> dict[str, str]:
             led[concept] = concept
     return led
 
-# %% ../nbs/32_cells.ipynb #baa629ce
+# %% ../nbs/32_cells.ipynb #aa3c4a8f
+@lru_cache(maxsize=1 << 20)
 def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell, or shares a name with what is asked."
     given, wanted = set(label.split(" / ")), {asked}
@@ -85,7 +87,7 @@ def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
         return -1
     return -1 if concepts and concepts.names(wanted) & concepts.names(given) else 0
 
-# %% ../nbs/32_cells.ipynb #630b9eb0
+# %% ../nbs/32_cells.ipynb #b8ec0192
 def choose_labels(
     present: Iterable[str], known: Sequence[str] | Mapping[str, Sequence[str]], negatives: int, chance: random.Random, drop: float = 0.0
 ) -> list[str]:
@@ -99,7 +101,7 @@ def choose_labels(
     kept = [label for label in sorted(asked) if not drop or chance.random() >= drop]
     return kept + others or sorted(asked)
 
-# %% ../nbs/32_cells.ipynb #06a76c27
+# %% ../nbs/32_cells.ipynb #5e928e27
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, weight) and `veiled` (first, last), in units."
@@ -132,7 +134,7 @@ def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example
         missed += len(row["entities"]) - len(held)
     return examples, missed
 
-# %% ../nbs/32_cells.ipynb #af2af537
+# %% ../nbs/32_cells.ipynb #373accc7
 def make_cells(
     examples: Sequence[Example], spans: torch.Tensor, length: int, asked: Sequence[str], concepts: Concepts | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
