@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_labels', 'read_labels']
 
-# %% ../nbs/32_labels.ipynb #a9e70e30
+# %% ../nbs/32_labels.ipynb #5b31f8ef
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .data import storable
 from .encoder import CharTokenizer
 
-# %% ../nbs/32_labels.ipynb #1a9e3532
+# %% ../nbs/32_labels.ipynb #7e00ae3e
 def check_labels(labels: Sequence[str]) -> list[str]:
     "The labels, each once, in order. Raises ValueError for one text in place of a list, and for a label that is no text."
     if isinstance(labels, str):
@@ -34,11 +34,12 @@ def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
 def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Tensor | None]:
     "What the label encoder says of each label; None where it lacks the script. Raises ValueError for a label that is too long for it."
     longest = min(model.label_tokenizer.model_max_length, getattr(model.label_encoder.config, "max_position_embeddings", None) or 4096)
-    unknown, means = model.label_tokenizer.unk_token_id, {}
+    unknown, means, described = model.label_tokenizer.unk_token_id, {}, getattr(model.config, "descriptions", {})
     order = sorted(labels, key=lambda label: (len(label), label))  # little to fill up
     for begin in range(0, len(order), 64):
         some = order[begin : begin + 64]
-        units = model.label_tokenizer([storable(label) for label in some], padding=True, return_tensors="pt", verbose=False)
+        told = [f"{label}: {described[label]}" if label in described else label for label in some]
+        units = model.label_tokenizer([storable(text) for text in told], padding=True, return_tensors="pt", verbose=False)
         for label, size in zip(some, units["attention_mask"].sum(1).tolist(), strict=True):
             if size > longest:
                 raise ValueError(f"label {label!r:.60}... has {size} pieces, and the label encoder reads at most {longest}; say it in fewer words")
@@ -46,7 +47,7 @@ def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Ten
         means |= {s: None if unknown is not None and unknown in ids else row for s, ids, row in zip(some, units["input_ids"].tolist(), rows, strict=True)}
     return means
 
-# %% ../nbs/32_labels.ipynb #60765e79
+# %% ../nbs/32_labels.ipynb #ad21cbb8
 def _project(model: nn.Module, labels: Sequence[str], means: dict[str, torch.Tensor | None]) -> torch.Tensor:
     foreign, bags = [label for label in labels if means[label] is None], {}
     for begin in range(0, len(foreign), 64):

@@ -1,0 +1,404 @@
+"""Training a student: the paper's loss, label concepts, checkpoints, early stopping, and what is refused."""
+
+import json
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from finerweb import asking, student, training  # noqa: E402
+from finerweb.asking import Plan, ask, known_labels  # noqa: E402
+from finerweb.binder import model_card, read_descriptions  # noqa: E402
+from finerweb.cells import choose_labels, make_cells, make_edges, make_examples, read_concepts  # noqa: E402
+from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
+from finerweb.losses import bce_loss, contrastive_loss  # noqa: E402
+from finerweb.student import SpanBinder, collate, read_labels  # noqa: E402
+from finerweb.training import pick_device, train_binder  # noqa: E402
+
+SENTENCES = [  # two mentions meet in the first and the third: only a blank, or nothing, between them
+    ("swh", "Latn", "Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
+    ("swh", "Latn", "Amina alifika Mombasa jana", {"Amina": "person", "Mombasa": "city"}),
+    ("tha", "Thai", "วังการีเคนยา", {"วังการี": "human", "เคนยา": "country"}),
+    ("swh", "Latn", "Juma Otieno anaishi Kisumu", {"Juma Otieno": "person", "Kisumu": "town"}),
+    ("swh", "Latn", "hakuna jina hapa", {}),
+]
+TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", encoder_dropout=0.0, seed=1, progress=False)
+TABLE = [
+    {"label": label, "language": language, "translation": translation, "concept": concept}
+    for language, label, translation, concept in (
+        ("swh", "person", "mtu", "person"),
+        ("swh", "city", "mji", "city"),
+        ("swh", "town", "mji", "city"),
+        ("tha", "human", "มนุษย์", "person"),
+        ("tha", "country", "ประเทศ", "country"),
+        ("tha", "person", "คน", "person"),
+    )
+]
+WORDS = {language: {r["label"]: r["translation"] for r in TABLE if r["language"] == language} for language in ("swh", "tha")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
+    CharTokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def untrained(encoder: str, **changes) -> SpanBinder:
+    torch.manual_seed(0)
+    sizes = dict(label_encoder=encoder, size=32, max_width=20, window=400, dropout=0.0, freeze_labels=True)
+    return SpanBinder.from_encoder(encoder, **(sizes | changes))
+
+
+def rows() -> list[dict]:
+    made = []
+    for language, script, text, named in SENTENCES:
+        entities = [{"start": text.index(m), "end": text.index(m) + len(m), "label": label, "score": 1.0} for m, label in named.items()]
+        made.append({"text": text, "language": language, "script": script, "entities": entities, "undecided": []})
+    return made
+
+
+def weights_of(model: SpanBinder) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, some, others))
+
+
+# --- the paper's loss
+
+
+@pytest.fixture(scope="module")
+def contrast(tiny_encoder) -> SpanBinder:
+    model = untrained(tiny_encoder, contrastive=True)
+    train_binder(model, rows(), **(TRAINING | dict(loss="binder", candidates=1.0)))
+    return model
+
+
+def test_the_paper_s_student_learns_what_it_is_shown(contrast, tmp_path):
+    labels = ["person", "city", "country", "human", "town"]
+    found = contrast.predict([r["text"] for r in rows()], labels, progress=False)
+    assert contrast.config.threshold == 0.5  # the score of [CLS]: nothing was calibrated
+    assert [{(e.start, e.end, e.label) for e in es} for es in found] == [{(e["start"], e["end"], e["label"]) for e in r["entities"]} for r in rows()]
+    contrast.save_pretrained(tmp_path)
+    assert SpanBinder.from_pretrained(tmp_path).predict([r["text"] for r in rows()], labels, progress=False) == found
+
+
+@pytest.mark.parametrize("loss", ["bce", "binder"])
+def test_start_of_one_and_end_of_the_next_are_no_span(tiny_encoder, contrast, loss):
+    model = contrast if loss == "binder" else untrained(tiny_encoder)
+    if loss == "bce":
+        train_binder(model, rows(), **TRAINING)
+    for text, true, across in (("Wangari Nairobi Oslo", [(0, 6), (8, 14)], [(0, 14), (8, 19)]), ("วังการีเคนยา", [(0, 6), (7, 11)], [(0, 11)])):
+        read, _, _ = collate(model, model.windows(0, text))
+        with torch.no_grad():
+            starts, ends, _ = model.parts(**read)
+            labels = read_labels(model, ["person", "human", "city", "country"])
+            score = lambda places: torch.sigmoid(model.score(starts, ends, torch.tensor([(0, i, j) for i, j in places]), labels)).max(1)[0]  # noqa: B023
+            assert score(true).min() > 0.5 > score(across).max()
+
+
+def test_the_logit_of_the_threshold_itself_is_zero(contrast):
+    read, _, _ = collate(contrast, contrast.windows(0, "Wangari Nairobi"))
+    with torch.no_grad():
+        starts, ends, edges = contrast.parts(**read)
+        last = starts.shape[1] - 1
+        assert edges.shape[1] == last  # [CLS] stands behind the units, where no candidate can be
+        itself = contrast.score(starts, ends, torch.tensor([[0, last, last]]), read_labels(contrast, ["person", "anything"]))
+    assert itself.abs().max() < 1e-5
+    assert contrast.contrast.scales.exp().min() > 5  # they began at 1 / 0.07
+
+
+def test_contrastive_loss_by_hand():
+    logits = torch.tensor([[2.0], [1.0], [-1.0]])
+    targets, valid = torch.tensor([[1.0], [1.0], [0.0]]), torch.ones(3, 1, dtype=torch.bool)
+    rivals = 1 + torch.tensor(-1.0).exp()  # the threshold and the last span; one gold span is no rival of the other
+    entity = ((1 + rivals / torch.tensor(2.0).exp()).log() + (1 + rivals / torch.tensor(1.0).exp()).log()) / 2
+    told = dict(rows=torch.zeros(3, dtype=torch.long), count=1)
+    assert contrastive_loss(logits, targets, valid, **told).item() == pytest.approx(((entity + rivals.log()) / 2).item(), abs=1e-5)
+    doubted = contrastive_loss(logits, targets, valid, torch.tensor([[1.0], [0.0], [1.0]]), **told)
+    assert doubted.item() == pytest.approx(((1 + rivals / torch.tensor(2.0).exp()).log() + rivals.log()).item() / 2, abs=1e-5)
+
+
+def test_a_contrast_asks_every_batch_for_all_labels_or_collapses(tiny_encoder, monkeypatch):
+    options = TRAINING | dict(loss="binder", candidates=1.0, batch=1, steps=80)
+    one_each = [r | {"entities": [e]} for r, n in zip(rows()[1:4], (0, 1, 1), strict=True) for e in r["entities"][n : n + 1]]  # person, country, town
+    labels, seen = ["person", "country", "town"], []
+    gold = [{(r["entities"][0]["start"], r["entities"][0]["end"], r["entities"][0]["label"])} for r in one_each]
+
+    def wrong() -> float:
+        model = untrained(tiny_encoder, contrastive=True)
+        train_binder(model, one_each, **options)
+        said = []
+        for label in labels:  # one by one: a flat answer would hide that each is found everywhere
+            said += [(n, e.label, (e.start, e.end, e.label) in gold[n]) for n, es in enumerate(model.predict([r["text"] for r in one_each], [label], progress=False)) for e in es]
+        return 1 - sum(right for *_, right in said) / max(1, len(said))
+
+    losses = training.batch_losses
+    monkeypatch.setattr(training, "batch_losses", lambda model, some, asked, *rest: seen.append(set(asked)) or losses(model, some, asked, *rest))
+    all_labels = wrong()
+    assert len(seen) == 80 and all(asked >= set(labels) for asked in seen) and len({frozenset(s) for s in seen}) == 1
+    usual = asking.choose_labels
+    monkeypatch.setattr(asking, "choose_labels", lambda present, known, negatives, chance, drop: usual(present, known, 0, chance))
+    assert all_labels == 0 and wrong() > 0.4
+    with pytest.raises(ValueError, match="all labels in every batch"):
+        train_binder(untrained(tiny_encoder, contrastive=True), rows(), **(options | dict(drop=0.3)))
+
+
+# --- concepts
+
+
+def false_negatives(tiny_encoder: str, plan: dict, batches: int = 30) -> int:
+    "Cells that say no to a name of the very thing a gold span is."
+    examples, _ = make_examples(untrained(tiny_encoder), rows())
+    plan, meanings, chance, count = Plan(**(TRAINING | plan | dict(steps=1))), read_concepts(TABLE, near=0.0), random.Random(0), 0
+    for _ in range(batches):
+        some, asked, names = ask(examples, known_labels(examples, plan), ["swh", "tha"], plan, chance)
+        golds = torch.tensor([(b, i, j) for b, x in enumerate(some) for i, j, *_ in x.gold])
+        spans, targets, valid, _ = make_cells(some, golds, 400, asked, plan.concepts)
+        for (b, i, j), original in zip(golds.tolist(), [g[2] for x in examples for g in x.gold], strict=True):
+            at = (spans == torch.tensor([b, i, j])).all(1)
+            told = meanings.names(meanings.meant(original))
+            count += sum(bool((valid[at, n] & (targets[at, n] == 0)).any()) for n, name in enumerate(names) if name.lower() in told)
+    return count
+
+
+@pytest.fixture
+def no_progress(monkeypatch):
+    monkeypatch.delitem(TRAINING, "progress")
+
+
+@pytest.mark.parametrize("label_language", ["english", "target", "both"])
+def test_no_synonym_or_translation_is_a_negative(tiny_encoder, no_progress, label_language):
+    told = dict(translations=WORDS, label_language=label_language, negatives=9)
+    assert false_negatives(tiny_encoder, told | dict(concepts=read_concepts(TABLE, near=0.0))) == 0
+    assert false_negatives(tiny_encoder, told | dict(concepts=read_concepts(TABLE, near=0.75))) == 0
+    assert false_negatives(tiny_encoder, told) > 0  # without concepts there are such cells
+
+
+def test_concepts_follow_rings_majorities_and_near_labels():
+    ring = [{"label": a, "language": "swh", "translation": a, "concept": b} for a, b in (("man", "human"), ("human", "man"), ("film", "film"), ("movie", "movie"))]
+    concepts = read_concepts(ring, near=0.0)
+    assert concepts.of["man"] == concepts.of["human"] and concepts.of["film"] != concepts.of["movie"]
+    assert read_concepts(ring, near=0.75).of["movie"] == read_concepts(ring, near=0.75).of["film"]
+    votes = [{"label": "town", "language": f"x{n}", "translation": "t", "concept": c} for n, c in enumerate(("city", "village", "city"))]
+    assert read_concepts(votes, near=0.0).of["town"] == "city"
+    assert read_concepts([], near=0.75).of == {}
+
+
+def test_negatives_come_from_every_script_alike():
+    known = {"Latn": [f"l{n}" for n in range(300)], "Thai": [f"t{n}" for n in range(20)]}
+    chosen = [choose_labels(["x"], known, 8, random.Random(n)) for n in range(20)]
+    assert all(sum(label.startswith("t") for label in some) == 4 and len(some) == 9 for some in chosen)
+    asked = [choose_labels(["a", "b"], known, 2, random.Random(n), 0.5) for n in range(200)]
+    assert 0.4 < sum("a" in some for some in asked) / 200 < 0.6
+
+
+# --- doubt
+
+
+def test_an_entity_of_no_weight_teaches_nothing(tiny_encoder):
+    doubted = rows()[:1]
+    doubted[0]["entities"][0]["weight"] = 0.0
+    examples, _ = make_examples(untrained(tiny_encoder), doubted)
+    spans, targets, valid, weights = make_cells(examples, torch.tensor([[0, 3, 5]]), 400, ["city", "person"])
+    logits = torch.zeros(len(spans), 2, requires_grad=True)
+    bce_loss(logits, targets, valid, weights).backward()
+    at = (spans == torch.tensor([0, 0, 6])).all(1)
+    assert at.sum() == 1 and not logits.grad[at].any() and logits.grad[~at].all()
+    allowed = torch.ones(1, 20, 2, dtype=torch.bool)
+    assert make_edges(examples, allowed)[2].eq(0).nonzero().tolist() == [[0, 0, 0], [0, 6, 1]]
+
+
+# --- a training that is stopped, goes on, or fails
+
+
+LOOKS = dict(every=4, patience=0, checkpoint_every=3, accumulate=2, batch=2, steps=14, encoder_dropout=0.2, label_language="both", translations=WORDS)
+
+
+@pytest.mark.parametrize("loss", ["bce", "binder"])
+def test_killed_and_resumed_it_is_the_same_bit_for_bit(tiny_encoder, tmp_path, monkeypatch, loss):
+    plan = TRAINING | LOOKS | dict(loss=loss, concepts=read_concepts(TABLE, near=0.0))
+    make = lambda: untrained(tiny_encoder, contrastive=loss == "binder", freeze_labels=loss == "bce", dropout=0.2)
+    whole = make()
+    wanted, _ = train_binder(whole, rows(), held_out=rows()[:2], **plan)
+    path, step = tmp_path / "deep" / "checkpoint.safetensors", training._Run.step
+    for last in (5, 11):
+
+        def dies(run, last=last):
+            if run.state.step == last:
+                raise KeyboardInterrupt
+            return step(run)
+
+        monkeypatch.setattr(training._Run, "step", dies)
+        torch.manual_seed(last)
+        with pytest.raises(KeyboardInterrupt):
+            train_binder(make(), rows(), held_out=rows()[:2], **plan, checkpoint=str(path))
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.safetensors"]
+    monkeypatch.setattr(training._Run, "step", step)
+    model = make()
+    curve, _ = train_binder(model, rows(), held_out=rows()[:2], **plan, checkpoint=str(path))
+    assert curve == wanted and same(weights_of(model), weights_of(whole))
+    assert [c["step"] for c in curve if "f1" in c] == [3, 7, 11, 13]
+
+
+def test_a_checkpoint_of_another_training_or_no_checkpoint(tiny_encoder, tmp_path):
+    path, short = tmp_path / "c.safetensors", TRAINING | dict(steps=4, checkpoint_every=2)
+    first, second = untrained(tiny_encoder), untrained(tiny_encoder)
+    train_binder(first, rows(), **short, checkpoint=str(path))
+    train_binder(second, rows(), **(short | {"seed": 2}), checkpoint=str(path))
+    alone = untrained(tiny_encoder)
+    train_binder(alone, rows(), **(short | {"seed": 2}))
+    assert same(weights_of(second), weights_of(alone)) and not same(weights_of(second), weights_of(first))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is no checkpoint .* delete it"):
+        train_binder(untrained(tiny_encoder), rows(), **short, checkpoint=str(path))
+
+
+def test_it_stops_early_and_keeps_the_best(tiny_encoder, monkeypatch):
+    scores, kept = iter([0.2, 0.7, 0.5, 0.6, 0.9]), []
+
+    def look(model, held_out, **_):
+        kept.append(weights_of(model))
+        return 0.5, next(scores)
+
+    monkeypatch.setattr(training, "best_threshold", look)
+    model = untrained(tiny_encoder)
+    curve, _ = train_binder(model, rows(), held_out=rows(), **(TRAINING | dict(every=3, patience=2)))
+    assert len(kept) == 4 and len(curve) == 12 and same(weights_of(model), kept[1]) and not same(weights_of(model), kept[3])
+
+
+def test_accumulated_batches_are_one_update(tiny_encoder, monkeypatch):
+    seen, losses = [], training.batch_losses
+    monkeypatch.setattr(training, "batch_losses", lambda model, some, *rest: seen.append(len(some)) or losses(model, some, *rest))
+    curve, _ = train_binder(untrained(tiny_encoder), rows(), **(TRAINING | dict(steps=5, accumulate=3, batch=1)))
+    assert len(curve) == 5 and seen == [1] * 15
+
+
+def test_a_loss_that_is_no_number_stops_it_with_a_good_checkpoint(tiny_encoder, tmp_path, monkeypatch):
+    losses, calls, path = training.batch_losses, [], tmp_path / "c.safetensors"
+
+    def broken(*args):
+        calls.append(1)
+        span, edge = losses(*args)
+        return (span * float("nan") if len(calls) == 6 else span), edge
+
+    monkeypatch.setattr(training, "batch_losses", broken)
+    model = untrained(tiny_encoder)
+    with pytest.raises(FloatingPointError, match=r"step 5: .*checkpoint of step 4 is in .*c\.safetensors"):
+        train_binder(model, rows(), **(TRAINING | dict(steps=8, checkpoint_every=2)), checkpoint=str(path))
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(t.isfinite().all() for t in load_file(path).values() if t.is_floating_point())
+    curve, _ = train_binder(untrained(tiny_encoder), rows(), **(TRAINING | dict(steps=8, checkpoint_every=2)), checkpoint=str(path))
+    assert len(curve) == 8
+
+
+# --- what is refused
+
+
+def test_words_and_devices_that_are_not_known(tiny_encoder):
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match="cannot be used"):
+            pick_device(name)
+    for wrong, said in (({"loss": "crf"}, "bce, focal or binder"), ({"label_language": "all"}, "english, target or both"), ({"loss": "binder"}, "needs contrastive=True")):
+        with pytest.raises(ValueError, match=said):
+            train_binder(untrained(tiny_encoder), rows(), **(TRAINING | wrong))
+    with pytest.raises(ValueError, match="none of the 1 training rows has an entity"):
+        train_binder(untrained(tiny_encoder), rows()[4:], **TRAINING)
+
+
+def test_an_entity_that_short_overlaps_cut_is_counted(tiny_encoder):
+    text = "a " * 30 + "Wangari Muta Maathai" + " b" * 30
+    row = {"text": text, "language": "swh", "entities": [{"start": 60, "end": 80, "label": "person"}], "undecided": []}
+    missed = {overlap: make_examples(untrained(tiny_encoder, window=66, overlap=overlap), [row])[1] for overlap in (0, 4)}
+    assert missed == {0: 0, 4: 1}
+
+
+def test_a_folder_that_is_not_whole(tiny_encoder, tmp_path):
+    model = untrained(tiny_encoder)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    save_file({k: v for k, v in whole.items() if k != "span.weight"}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 tensors: span\.weight"):
+        SpanBinder.from_pretrained(tmp_path)
+    save_file(whole | {"span.weight": whole["span.weight"][:2].clone()}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="do not fit its config.json"):
+        SpanBinder.from_pretrained(tmp_path)
+    save_file(whole | {"crf.weight": torch.ones(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has besides 1 tensors: crf\.weight"):
+        SpanBinder.from_pretrained(tmp_path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="do not fit"):
+        SpanBinder.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        SpanBinder.from_pretrained(tmp_path)
+
+
+def test_a_folder_from_before_the_contrast_still_loads(tiny_encoder, tmp_path):
+    model = untrained(tiny_encoder)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("contrastive", "overlap", "descriptions"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert same(weights_of(SpanBinder.from_pretrained(tmp_path)), weights_of(model))
+
+
+def test_an_encoder_without_offsets(tiny_encoder, monkeypatch):
+    from transformers.models.canine.tokenization_canine import CanineTokenizer
+
+    monkeypatch.setattr(student, "load_encoder", lambda name: (CanineTokenizer(), CharEncoder(CharEncoderConfig(rows=10, row_size=2, hidden_size=4, dilations=[]))))
+    with pytest.raises(ValueError, match="CanineTokenizer gives no offsets; choose an encoder with a fast tokenizer"):
+        untrained(tiny_encoder)
+
+
+# --- what goes with a model
+
+
+def test_labels_are_read_with_their_descriptions(tiny_encoder, tmp_path):
+    plain, told = untrained(tiny_encoder).eval(), untrained(tiny_encoder, descriptions={"city": "a large town"}).eval()
+    a, b = read_labels(plain, ["city", "person"]), read_labels(told, ["city", "person"])
+    assert not torch.allclose(a[0], b[0]) and torch.allclose(a[1], b[1], atol=1e-5)
+    told.save_pretrained(tmp_path)
+    assert torch.allclose(read_labels(SpanBinder.from_pretrained(tmp_path).eval(), ["city", "person"]), b, atol=1e-5)
+    (tmp_path / "d.json").write_text('{"city": "a large town"}')
+    assert read_descriptions(str(tmp_path / "d.json")) == {"city": "a large town"} and "city" in read_descriptions("types")
+    (tmp_path / "d.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no mapping"):
+        read_descriptions(str(tmp_path / "d.json"))
+
+
+def test_the_card_lies_in_the_folder_and_goes_to_the_hub(tiny_encoder, tmp_path, monkeypatch):
+    import yaml
+    from transformers.utils.hub import PushToHubMixin
+
+    model = untrained(tiny_encoder)
+    parameters = dict(languages=["swh", "tha"], encoder="char", label_encoder="minilm", label_language="both", loss="bce")
+    counts = dict(sentences=5, entities=9, missed=1, held_out=2, held_out_f1=0.5)
+    model.card = model_card(model, name="tiny", parameters=parameters, counts=counts, labels=["city", "person"])
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["language"] == ["swh", "tha"] and "F1 0.5" in card and "ODC-By" in card and "1 entities were too long" in card
+    pushed = []
+    monkeypatch.setattr(PushToHubMixin, "push_to_hub", lambda self, repo_id, **_: "url")
+    monkeypatch.setattr("huggingface_hub.ModelCard.push_to_hub", lambda self, repo_id, **_: pushed.append((repo_id, str(self))))
+    assert SpanBinder.from_pretrained(tmp_path).push_to_hub("me/tiny") == "url"
+    assert pushed and pushed[0][0] == "me/tiny" and "F1 0.5" in pushed[0][1]
