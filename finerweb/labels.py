@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_labels', 'read_labels']
 
-# %% ../nbs/32_labels.ipynb #5b31f8ef
+# %% ../nbs/32_labels.ipynb #8e7b794a
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .data import storable
 from .encoder import CharTokenizer
 
-# %% ../nbs/32_labels.ipynb #7e00ae3e
+# %% ../nbs/32_labels.ipynb #c779090b
 def check_labels(labels: Sequence[str]) -> list[str]:
     "The labels, each once, in order. Raises ValueError for one text in place of a list, and for a label that is no text."
     if isinstance(labels, str):
@@ -47,7 +47,7 @@ def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Ten
         means |= {s: None if unknown is not None and unknown in ids else row for s, ids, row in zip(some, units["input_ids"].tolist(), rows, strict=True)}
     return means
 
-# %% ../nbs/32_labels.ipynb #ad21cbb8
+# %% ../nbs/32_labels.ipynb #6c5feaa8
 def _project(model: nn.Module, labels: Sequence[str], means: dict[str, torch.Tensor | None]) -> torch.Tensor:
     foreign, bags = [label for label in labels if means[label] is None], {}
     for begin in range(0, len(foreign), 64):
@@ -70,6 +70,8 @@ def read_labels(model: nn.Module, labels: Sequence[str]) -> torch.Tensor:
         return torch.zeros(0, model.config.size, device=model.device)
     frozen, learning = model.config.freeze_labels, torch.is_grad_enabled()
     model.label_encoder.train(model.training and not frozen)  # a frozen encoder must not be heard through its dropout
+    if model.training:  # a fused optimizer changes weights without counting
+        model.said, model.heard = (None, {}), model.heard if frozen else (None, {})
     heard = _state(model.label_encoder)
     said = (heard, _state(model.label_bag, model.label))
     if model.heard[0] != heard:
