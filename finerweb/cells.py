@@ -6,7 +6,7 @@
 __all__ = ['Concepts', 'read_concepts', 'near_leaders', 'relation', 'choose_labels', 'Example', 'make_examples', 'make_cells',
            'make_edges']
 
-# %% ../nbs/32_cells.ipynb #402d28b5
+# %% ../nbs/32_cells.ipynb #e92b2327
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from .data import broader, entity_types
 from .reading import Window
 from .student import SpanBinder
 
-# %% ../nbs/32_cells.ipynb #5a79a6ff
+# %% ../nbs/32_cells.ipynb #53552ba5
 @dataclass(frozen=True, slots=True, eq=False)  # one is like another only if it is the same: that makes it a key of `relation`'s cache
 class Concepts:
     "What labels mean: `of` maps a label to its concept, `called` a concept to all its names in lower case, labels and translations."
@@ -75,7 +75,7 @@ def near_leaders(concepts: Sequence[str], near: float) -> dict[str, str]:
             led[concept] = concept
     return led
 
-# %% ../nbs/32_cells.ipynb #73211e5e
+# %% ../nbs/32_cells.ipynb #0cc52d6c
 @lru_cache(maxsize=1 << 20)
 def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell, or shares a name with what is asked."
@@ -88,7 +88,7 @@ def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
         return -1
     return -1 if concepts and concepts.names(wanted) & concepts.names(given) else 0
 
-# %% ../nbs/32_cells.ipynb #cc15e166
+# %% ../nbs/32_cells.ipynb #12738c13
 def choose_labels(
     present: Iterable[str], known: Sequence[str] | Mapping[str, Sequence[str]], negatives: int, chance: random.Random, drop: float = 0.0
 ) -> list[str]:
@@ -102,7 +102,7 @@ def choose_labels(
     kept = [label for label in sorted(asked) if not drop or chance.random() >= drop]
     return kept + others or sorted(asked)
 
-# %% ../nbs/32_cells.ipynb #a90f485f
+# %% ../nbs/32_cells.ipynb #ccd6da86
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, weight) and `veiled` (first, last), in units."
@@ -135,7 +135,7 @@ def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example
         missed += len(row["entities"]) - len(held)
     return examples, missed
 
-# %% ../nbs/32_cells.ipynb #b28324b4
+# %% ../nbs/32_cells.ipynb #b890e230
 def make_cells(
     examples: Sequence[Example], spans: torch.Tensor, length: int, asked: Sequence[str], concepts: Concepts | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
