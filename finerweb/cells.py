@@ -6,7 +6,7 @@
 __all__ = ['Concepts', 'read_concepts', 'near_leaders', 'relation', 'choose_labels', 'Example', 'make_examples', 'make_cells',
            'make_edges']
 
-# %% ../nbs/32_cells.ipynb #e8ea356d
+# %% ../nbs/32_cells.ipynb #e92b2327
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from .data import broader, entity_types
 from .reading import Window
 from .student import SpanBinder
 
-# %% ../nbs/32_cells.ipynb #b23747ab
+# %% ../nbs/32_cells.ipynb #53552ba5
 @dataclass(frozen=True, slots=True, eq=False)  # one is like another only if it is the same: that makes it a key of `relation`'s cache
 class Concepts:
     "What labels mean: `of` maps a label to its concept, `called` a concept to all its names in lower case, labels and translations."
@@ -62,19 +62,20 @@ def near_leaders(concepts: Sequence[str], near: float) -> dict[str, str]:
     "Each of `concepts` -> the nearest before it that leads and is at least `near` in MiniLM's space, or itself."
     from finerweb.embed import embed_labels
 
+    led, leaders = {}, []
     vectors = embed_labels(list(concepts)) if concepts else []
-    leaders, led = [], {}
-    for n, concept in enumerate(concepts):
-        alike = vectors[leaders] @ vectors[n] if leaders else []
-        best = int(alike.argmax()) if leaders else -1
-        if leaders and alike[best] >= near:
-            led[concept] = concepts[leaders[best]]
+    front = vectors.copy() if concepts else []  # the leaders' vectors come to stand at its head
+    for concept, vector in zip(concepts, vectors, strict=True):
+        alike = front[: len(leaders)] @ vector
+        if leaders and alike.max() >= near:
+            led[concept] = leaders[int(alike.argmax())]
         else:
-            leaders.append(n)
+            front[len(leaders)] = vector
+            leaders.append(concept)
             led[concept] = concept
     return led
 
-# %% ../nbs/32_cells.ipynb #aa3c4a8f
+# %% ../nbs/32_cells.ipynb #0cc52d6c
 @lru_cache(maxsize=1 << 20)
 def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
     "1: an entity labelled `label` is also what is `asked` for; 0: it is not; -1: its label is too broad to tell, or shares a name with what is asked."
@@ -87,7 +88,7 @@ def relation(asked: str, label: str, concepts: Concepts | None = None) -> int:
         return -1
     return -1 if concepts and concepts.names(wanted) & concepts.names(given) else 0
 
-# %% ../nbs/32_cells.ipynb #b8ec0192
+# %% ../nbs/32_cells.ipynb #12738c13
 def choose_labels(
     present: Iterable[str], known: Sequence[str] | Mapping[str, Sequence[str]], negatives: int, chance: random.Random, drop: float = 0.0
 ) -> list[str]:
@@ -101,7 +102,7 @@ def choose_labels(
     kept = [label for label in sorted(asked) if not drop or chance.random() >= drop]
     return kept + others or sorted(asked)
 
-# %% ../nbs/32_cells.ipynb #5e928e27
+# %% ../nbs/32_cells.ipynb #ccd6da86
 @dataclass(frozen=True, slots=True)
 class Example:
     "A window with what is known of it: `gold` (first, last, label, weight) and `veiled` (first, last), in units."
@@ -134,7 +135,7 @@ def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example
         missed += len(row["entities"]) - len(held)
     return examples, missed
 
-# %% ../nbs/32_cells.ipynb #373accc7
+# %% ../nbs/32_cells.ipynb #b890e230
 def make_cells(
     examples: Sequence[Example], spans: torch.Tensor, length: int, asked: Sequence[str], concepts: Concepts | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

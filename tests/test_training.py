@@ -143,10 +143,11 @@ def test_a_contrast_asks_every_batch_for_all_labels_or_collapses(tiny_encoder, m
     def wrong() -> float:
         model = untrained(tiny_encoder, contrastive=True)
         train_binder(model, one_each, **options)
-        said = []
+        right = []
         for label in labels:  # one by one: a flat answer would hide that each is found everywhere
-            said += [(n, e.label, (e.start, e.end, e.label) in gold[n]) for n, es in enumerate(model.predict([r["text"] for r in one_each], [label], progress=False)) for e in es]
-        return 1 - sum(right for *_, right in said) / max(1, len(said))
+            found = model.predict([r["text"] for r in one_each], [label], progress=False)
+            right += [(e.start, e.end, e.label) in gold[n] for n, es in enumerate(found) for e in es]
+        return 1 - sum(right) / max(1, len(right))
 
     losses = training.batch_losses
     monkeypatch.setattr(training, "batch_losses", lambda model, some, asked, *rest: seen.append(set(asked)) or losses(model, some, asked, *rest))
@@ -315,7 +316,8 @@ def test_words_and_devices_that_are_not_known(tiny_encoder):
     for name in ("gpu", "cuda:99"):
         with pytest.raises(ValueError, match="cannot be used"):
             pick_device(name)
-    for wrong, said in (({"loss": "crf"}, "bce, focal or binder"), ({"label_language": "all"}, "english, target or both"), ({"loss": "binder"}, "needs contrastive=True")):
+    wrongs = {"bce, focal or binder": {"loss": "crf"}, "english, target or both": {"label_language": "all"}, "needs contrastive=True": {"loss": "binder"}}
+    for said, wrong in wrongs.items():
         with pytest.raises(ValueError, match=said):
             train_binder(untrained(tiny_encoder), rows(), **(TRAINING | wrong))
     with pytest.raises(ValueError, match="none of the 1 training rows has an entity"):
