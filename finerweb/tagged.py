@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'spans_of_tags', 'join_tokens', 'place_tokens', 'file_rows', 'hub_rows']
 
-# %% ../nbs/30_tagged.ipynb #d8e0ebf2
+# %% ../nbs/30_tagged.ipynb #e7718fc3
 import gzip
 import json
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .data import storable
 
-# %% ../nbs/30_tagged.ipynb #f7e7d593
+# %% ../nbs/30_tagged.ipynb #3adfc282
 def spans_of_tags(tags: Sequence[str], *, repair: bool = True) -> tuple[list[tuple[int, int, str]], int]:
     "The half-open token spans with their labels, and how many beginnings were repaired. Raises ValueError for what is no tag, and without `repair` for such a beginning."
     spans, repaired, first, said = [], 0, None, ""
@@ -36,7 +37,7 @@ def spans_of_tags(tags: Sequence[str], *, repair: bool = True) -> tuple[list[tup
             first = None
     return spans, repaired
 
-# %% ../nbs/30_tagged.ipynb #e4c475d8
+# %% ../nbs/30_tagged.ipynb #66ae7b90
 UNSPACED = ("Thai", "Laoo", "Khmr", "Mymr", "Hani", "Hans", "Hant", "Jpan")
 _CLOSING = set(".,;:!?%)]}»”’…،؛؟।॥։።፣") | {"''"}
 _OPENING = set("([{«“‘„¿¡$£€") | {"``"}
@@ -66,7 +67,7 @@ def _spaced_gaps(tokens: Sequence[str]) -> list[str]:
         glue = opening or (token == "." and before[-1:].isdigit() and after[:1].isdigit())
     return gaps
 
-# %% ../nbs/30_tagged.ipynb #92636010
+# %% ../nbs/30_tagged.ipynb #5c76d893
 def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -> tuple[str, list[tuple[int, int]]]:
     "The text, and each token's half-open offsets in it (empty for a blank token); `verbatim` for tokens that hold their spaces."
     tokens = [storable(t) if verbatim else storable(t).strip() for t in tokens]
@@ -85,7 +86,7 @@ def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -
         pieces += [gap, token]
     return "".join(pieces), offsets
 
-# %% ../nbs/30_tagged.ipynb #c24ce390
+# %% ../nbs/30_tagged.ipynb #70e69ff7
 _SPACES = re.compile(r"\s*")
 
 
@@ -100,7 +101,7 @@ def place_tokens(text: str, tokens: Sequence[str]) -> list[tuple[int, int]] | No
         at = start + len(token)
     return None if text[at:].strip() else offsets
 
-# %% ../nbs/30_tagged.ipynb #bacaa846
+# %% ../nbs/30_tagged.ipynb #2472ce1c
 def _columns(lines: list[tuple[int, str]], tokens: str | int, tags: str | int) -> Iterator[tuple[int, dict | ValueError]]:
     "Sentences of a file with a token a line: (number of the first line, row)."
     place = [column if isinstance(column, int) else other for column, other in ((tokens, 0), (tags, -1))]
@@ -142,19 +143,22 @@ def file_rows(path: Path, *, tokens: str | int = "tokens", tags: str | int = "ne
         yield n + 1, ValueError(f"the gzip file is broken from here on: {error!s:.120}")
     yield from _columns(columns, tokens, tags)
 
-# %% ../nbs/30_tagged.ipynb #25f3cd8e
+# %% ../nbs/30_tagged.ipynb #0aadf5e7
 def hub_rows(hub: str, config: str, split: str, *, revision: str = "", tokens: str, tags: str, where: dict | None = None) -> tuple[list[str], list[tuple[int, dict]]]:
     "The names of the tags (empty if the set keeps none), and (row number, row) where the columns are `where`. Raises ValueError for what cannot be had."
     from datasets import load_dataset
 
     address, exported = "/".join(filter(None, (hub, config, split))), revision == "refs/convert/parquet"
-    if hub.startswith(("/", "~", ".")):
+    local = hub.startswith(("/", "~", "."))
+    if local:
         hub, revision = str(Path(hub).expanduser()), ""
-    try:
-        table = load_dataset(hub, None if exported else config or None, data_dir=config if exported else None, revision=revision or None, split=split)
-    except Exception as error:  # of a dozen kinds: no network, no such set, config or split, a damaged file
-        raise ValueError(f"{address} cannot be had from the hub: {type(error).__name__}: {' '.join(str(error).split()):.300}") from error
-    if lacking := [c for c in (tokens, tags, *(where or {})) if c not in table.column_names]:
-        raise ValueError(f"{address} has no column {', '.join(lacking)}; it has {', '.join(table.column_names)}")
-    names = getattr(getattr(table.features[tags], "feature", None), "names", [])
-    return list(names), [(n, row) for n, row in enumerate(table, 1) if all(row[c] == value for c, value in (where or {}).items())]
+    named = dict(name=None if exported else config or None, data_dir=config if exported else None, revision=revision or None)
+    with tempfile.TemporaryDirectory() as cache:  # what lies on disk may change, and the library's own cache would not notice
+        try:
+            table = load_dataset(hub, **named, split=split, cache_dir=cache if local else None, keep_in_memory=local)
+        except Exception as error:  # of a dozen kinds: no network, no such set, config or split, a damaged file
+            raise ValueError(f"{address} cannot be had from the hub: {type(error).__name__}: {' '.join(str(error).split()):.300}") from error
+        if lacking := [c for c in (tokens, tags, *(where or {})) if c not in table.column_names]:
+            raise ValueError(f"{address} has no column {', '.join(lacking)}; it has {', '.join(table.column_names)}")
+        names = getattr(getattr(table.features[tags], "feature", None), "names", [])
+        return list(names), [(n, row) for n, row in enumerate(table, 1) if all(row[c] == value for c, value in (where or {}).items())]
