@@ -6,7 +6,7 @@
 __all__ = ['known_benchmarks', 'label_words', 'benchmark_entry', 'Benchmark', 'read_benchmark', 'benchmarks_fingerprint',
            'is_met']
 
-# %% ../nbs/30_benchmarks.ipynb #ee0cd759
+# %% ../nbs/30_benchmarks.ipynb #53273127
 import hashlib
 import os
 import re
@@ -21,7 +21,7 @@ from .data import Entity, Passage, asset, check_entities, storable
 from .languages import languages
 from .tagged import UNSPACED, file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags
 
-# %% ../nbs/30_benchmarks.ipynb #a5f85dab
+# %% ../nbs/30_benchmarks.ipynb #d5585a19
 @cache
 def _registry() -> dict:
     return yaml.safe_load(asset("benchmarks.yaml").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def label_words(label: str, labels: dict[str, str], *, strict: bool = False) -> 
         raise ValueError(f"label {label!r:.40} is none of this set's ({', '.join(sorted(labels)) or 'the common ones'}); mend the tag, or give it words in `labels`")
     return words or " ".join(re.sub(r"([a-z])([A-Z])", r"\1 \2", re.sub(r"[\W_]+", " ", label)).lower().split()) or label
 
-# %% ../nbs/30_benchmarks.ipynb #d03e9f21
+# %% ../nbs/30_benchmarks.ipynb #cf82f66d
 def _cells(row: dict, column: str, kinds: type | tuple[type, ...]) -> list:
     if column not in row:
         raise ValueError(f"column {column} is missing; the row has {', '.join(map(str, row))!s:.80}")
@@ -88,7 +88,7 @@ def _passage(row: dict, id: str, entry: dict, verbatim: bool) -> tuple[Passage, 
     found = sorted((a, b, label_words(label, entry["labels"], strict=entry["strict"])) for a, b, label in spans)
     return Passage(id, text, entry["language"], entry["script"], tuple(Entity(*span) for span in found)), repaired
 
-# %% ../nbs/30_benchmarks.ipynb #32d672fd
+# %% ../nbs/30_benchmarks.ipynb #8dca4ae6
 _FIELDS = {
     "name": str, "set": str, "path": str, "hub": str, "config": str, "revision": str, "where": dict, "codes": dict, "language": str, "script": str, "split": str,
     "tokens": (str, int), "tags": (str, int), "names": list, "labels": dict, "strict": bool, "blank": list,
@@ -121,7 +121,7 @@ def benchmark_entry(entry: dict) -> dict:
     fill = lambda text: text.replace("{language}", code).replace("{code}", own).replace("{split}", whole["split"]) if isinstance(text, str) else text
     return whole | {f: fill(whole[f]) for f in ("path", "config") if f in whole} | {"where": {k: fill(v) for k, v in whole["where"].items()}}
 
-# %% ../nbs/30_benchmarks.ipynb #2fa1b6a3
+# %% ../nbs/30_benchmarks.ipynb #6cb2bb7b
 def _address(entry: dict) -> str:
     return "/".join(str(entry[f]) for f in ("hub", "config", "split") if entry.get(f)) + (f" at {entry['revision']}" if entry.get("revision") else "")
 
@@ -146,7 +146,7 @@ def _find(entry: dict) -> Path | None:
         return None
     raise FileNotFoundError(f"benchmark {entry['name']!r}: no data; expected {found} to be a file or to hold {' or '.join(stems)} with the ending {', '.join(endings)}")
 
-# %% ../nbs/30_benchmarks.ipynb #50b64f34
+# %% ../nbs/30_benchmarks.ipynb #fb3a9a2e
 @dataclass(frozen=True)
 class Benchmark:
     "A test set: its passages and their documents (\"\" where the set names none), rows that could not be read (`reason`, `detail`: file:row), number of repaired tags."
@@ -194,7 +194,7 @@ def read_benchmark(entry: dict) -> Benchmark:
         raise ValueError(f"benchmark {name!r}: {where} has no row that can be read; {dropped[0]['detail'] if dropped else 'it is empty'}")
     return Benchmark(name, path or Path(entry["hub"]), passages, documents, dropped, repaired)
 
-# %% ../nbs/30_benchmarks.ipynb #297f58ef
+# %% ../nbs/30_benchmarks.ipynb #b4065875
 def benchmarks_fingerprint(benchmarks: Sequence[dict]) -> str:
     "A hash of the names and contents of the test sets' files; of one that comes from the hub, only its address and revision."
     hashed = []
@@ -205,7 +205,7 @@ def benchmarks_fingerprint(benchmarks: Sequence[dict]) -> str:
         hashed.append(f"{entry['name']} {path.name if path else _address(whole)} {content}")
     return hashlib.sha256("\n".join(hashed).encode()).hexdigest()[:32]
 
-# %% ../nbs/30_benchmarks.ipynb #209f26af
+# %% ../nbs/30_benchmarks.ipynb #077890ae
 def is_met(benchmark: dict, student: dict, languages: Sequence[str]) -> bool:
     "Whether a student (of a profile with `languages`) is to be scored on a test set. Raises ValueError for a wrong entry of either."
     if not isinstance(student.get("zero_shot", False), bool):

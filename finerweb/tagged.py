@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNSPACED', 'spans_of_tags', 'join_tokens', 'place_tokens', 'file_rows', 'hub_rows']
 
-# %% ../nbs/30_tagged.ipynb #e7718fc3
+# %% ../nbs/30_tagged.ipynb #6b5654a2
 import gzip
 import json
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .data import storable
 
-# %% ../nbs/30_tagged.ipynb #3adfc282
+# %% ../nbs/30_tagged.ipynb #d39025ef
 def spans_of_tags(tags: Sequence[str], *, repair: bool = True) -> tuple[list[tuple[int, int, str]], int]:
     "The half-open token spans with their labels, and how many beginnings were repaired. Raises ValueError for what is no tag, and without `repair` for such a beginning."
     spans, repaired, first, said = [], 0, None, ""
@@ -37,7 +37,7 @@ def spans_of_tags(tags: Sequence[str], *, repair: bool = True) -> tuple[list[tup
             first = None
     return spans, repaired
 
-# %% ../nbs/30_tagged.ipynb #66ae7b90
+# %% ../nbs/30_tagged.ipynb #ab25573b
 UNSPACED = ("Thai", "Laoo", "Khmr", "Mymr", "Hani", "Hans", "Hant", "Jpan")
 _CLOSING = set(".,;:!?%)]}»”’…،؛؟।॥։።፣") | {"''"}
 _OPENING = set("([{«“‘„¿¡$£€") | {"``"}
@@ -67,7 +67,7 @@ def _spaced_gaps(tokens: Sequence[str]) -> list[str]:
         glue = opening or (token == "." and before[-1:].isdigit() and after[:1].isdigit())
     return gaps
 
-# %% ../nbs/30_tagged.ipynb #5c76d893
+# %% ../nbs/30_tagged.ipynb #cb455dd3
 def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -> tuple[str, list[tuple[int, int]]]:
     "The text, and each token's half-open offsets in it (empty for a blank token); `verbatim` for tokens that hold their spaces."
     tokens = [storable(t) if verbatim else storable(t).strip() for t in tokens]
@@ -86,7 +86,7 @@ def join_tokens(tokens: Sequence[str], script: str, *, verbatim: bool = False) -
         pieces += [gap, token]
     return "".join(pieces), offsets
 
-# %% ../nbs/30_tagged.ipynb #70e69ff7
+# %% ../nbs/30_tagged.ipynb #57c329aa
 _SPACES = re.compile(r"\s*")
 
 
@@ -101,7 +101,7 @@ def place_tokens(text: str, tokens: Sequence[str]) -> list[tuple[int, int]] | No
         at = start + len(token)
     return None if text[at:].strip() else offsets
 
-# %% ../nbs/30_tagged.ipynb #2472ce1c
+# %% ../nbs/30_tagged.ipynb #37fc6f1f
 def _columns(lines: list[tuple[int, str]], tokens: str | int, tags: str | int) -> Iterator[tuple[int, dict | ValueError]]:
     "Sentences of a file with a token a line: (number of the first line, row)."
     place = [column if isinstance(column, int) else other for column, other in ((tokens, 0), (tags, -1))]
@@ -143,7 +143,7 @@ def file_rows(path: Path, *, tokens: str | int = "tokens", tags: str | int = "ne
         yield n + 1, ValueError(f"the gzip file is broken from here on: {error!s:.120}")
     yield from _columns(columns, tokens, tags)
 
-# %% ../nbs/30_tagged.ipynb #0aadf5e7
+# %% ../nbs/30_tagged.ipynb #1db78dfc
 def hub_rows(hub: str, config: str, split: str, *, revision: str = "", tokens: str, tags: str, where: dict | None = None) -> tuple[list[str], list[tuple[int, dict]]]:
     "The names of the tags (empty if the set keeps none), and (row number, row) where the columns are `where`. Raises ValueError for what cannot be had."
     from datasets import load_dataset
