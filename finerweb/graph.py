@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
            'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #b50624d3
+# %% ../nbs/60_graph.ipynb #70e3dc92
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #c438e2a7
+# %% ../nbs/60_graph.ipynb #eae3ca36
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -54,7 +54,7 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #3e78bd42
+# %% ../nbs/60_graph.ipynb #a3644a6d
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
@@ -96,7 +96,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #1c397517
+# %% ../nbs/60_graph.ipynb #314f27fc
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -134,7 +134,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #5cc4cf1f
+# %% ../nbs/60_graph.ipynb #ed8d24b3
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -163,7 +163,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #b3e8c64f
+# %% ../nbs/60_graph.ipynb #ac6ff9d5
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -189,7 +189,7 @@ def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tu
     met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
     return [key for key in product(*(names[a] for a in scope)) if met(key)]
 
-# %% ../nbs/60_graph.ipynb #2b0e6a89
+# %% ../nbs/60_graph.ipynb #9ee84cb5
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -231,7 +231,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     keys = lambda need: _keys(STAGES[need].scope, every, axes) if need in STAGES else [()]
     return tuple((need, key) for need in stage.needs for key in keys(need))
 
-# %% ../nbs/60_graph.ipynb #63dc24f3
+# %% ../nbs/60_graph.ipynb #fcdf3204
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
     "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
     found = {}

@@ -6,7 +6,7 @@
 __all__ = ['MATCHES', 'precision_recall_f1', 'overlap_pairs', 'SpanScores', 'with_intervals', 'score_spans', 'length_table',
            'across_seeds']
 
-# %% ../nbs/07_metrics.ipynb #3cf5dc40
+# %% ../nbs/07_metrics.ipynb #09510292
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 
 from .data import Entity, Table
 
-# %% ../nbs/07_metrics.ipynb #46056f3f
+# %% ../nbs/07_metrics.ipynb #b35718a0
 MATCHES = ("strict", "boundary", "relaxed")
 
 
@@ -25,7 +25,7 @@ def precision_recall_f1(gold: float, predicted: float, correct: float) -> tuple[
     recall = correct / gold if gold else 0.0
     return precision, recall, 2 * correct / (gold + predicted) if gold + predicted else 0.0
 
-# %% ../nbs/07_metrics.ipynb #44330aed
+# %% ../nbs/07_metrics.ipynb #29eeec8d
 def overlap_pairs(gold: Sequence[tuple[int, int]], predicted: Sequence[tuple[int, int]]) -> int:
     "How many gold and predicted spans can be paired one to one so that each pair shares a character."
     sides = (sorted(gold), sorted(predicted))
@@ -47,7 +47,7 @@ def overlap_pairs(gold: Sequence[tuple[int, int]], predicted: Sequence[tuple[int
             pairs += 1
     return pairs
 
-# %% ../nbs/07_metrics.ipynb #4713a41e
+# %% ../nbs/07_metrics.ipynb #606d4784
 @dataclass(frozen=True)
 class SpanScores:
     "Counts of gold, predicted and correct spans [documents, matches, labels + 1, 3]; the last label is the sum. In a notebook it shows its table."
@@ -83,7 +83,7 @@ class SpanScores:
         rows = [{name: value for name, value in row.items() if value is not None} for row in self.table()]
         return f"{Table(rows)._repr_html_()}<p>{len(self.counts)} texts</p>"
 
-# %% ../nbs/07_metrics.ipynb #e30bb214
+# %% ../nbs/07_metrics.ipynb #f8876235
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros_like(above, dtype=float), where=below > 0)
 
@@ -125,7 +125,7 @@ def with_intervals(scores: SpanScores, *, resamples: int, seed: int, level: floa
     bounds = [tuple(float(b) for b in np.percentile(values[2], [tail, 100 - tail])) for _, _, _, values in measures]
     return SpanScores(scores.labels, scores.counts, tuple(bounds))
 
-# %% ../nbs/07_metrics.ipynb #1e0f6442
+# %% ../nbs/07_metrics.ipynb #c7c9b91a
 def score_spans(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], *, labels: Sequence[str] | None = None) -> SpanScores:
     "Scores of `predicted` against `gold`, a list of entities for each document of both. Raises ValueError where the numbers of documents differ."
     if len(gold) != len(predicted):
@@ -150,7 +150,7 @@ def score_spans(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[E
         counts[:, m, -1] = counts[:, m, :-1].sum(axis=1)
     return SpanScores(names, counts)
 
-# %% ../nbs/07_metrics.ipynb #110af3c1
+# %% ../nbs/07_metrics.ipynb #6ecfb26d
 def length_table(
     gold: Sequence[Sequence[Entity]],
     predicted: Sequence[Sequence[Entity]],
@@ -174,7 +174,7 @@ def length_table(
     columns = ("gold", "predicted", "correct", "precision", "recall", "f1")
     return [{"characters": name} | dict(zip(columns, (*map(int, row), *m), strict=True)) for name, row, m in zip(names, counts, measures, strict=True)]
 
-# %% ../nbs/07_metrics.ipynb #7f357462
+# %% ../nbs/07_metrics.ipynb #84f6b771
 def across_seeds(tables: Sequence[list[dict]]) -> list[dict]:
     "The tables of a student's seeds on one test set as one: match, label, seeds, F1's mean, least and most. A label that a seed lacks is 0 there. Raises ValueError."
     if not tables:
@@ -183,7 +183,8 @@ def across_seeds(tables: Sequence[list[dict]]) -> list[dict]:
     if len({rows["strict", "micro"]["gold"] for rows in found}) > 1:
         raise ValueError(f"the seeds met {[rows['strict', 'micro']['gold'] for rows in found]} gold entities; expected the same test set for all of them")
     rows = []
-    for match, label in sorted(dict.fromkeys(key for row in found for key in row), key=lambda key: (MATCHES.index(key[0]), {"micro": 1, "macro": 2}.get(key[1], 0), key[1])):
+    keys = {key for row in found for key in row}
+    for match, label in sorted(keys, key=lambda key: (MATCHES.index(key[0]), {"micro": 1, "macro": 2}.get(key[1], 0), key[1])):
         f1 = [row[match, label]["f1"] if (match, label) in row else 0.0 for row in found]
         rows.append(dict(match=match, label=label, seeds=len(f1), mean=sum(f1) / len(f1), least=min(f1), most=max(f1)))
     return rows

@@ -248,10 +248,16 @@ def test_leaks_of_hostile_texts():
 
 
 def test_leaked_training_rows_are_taken_out():
-    rows = [{"id": n, "language": "eng", "text": t} for n, t in enumerate(["Ada Lovelace wrote .", "Nobody here has been leaked.", "As we know: In Oslo it rained all week long."])]
+    rows = [
+        {"id": n, "language": "eng", "text": t}
+        for n, t in enumerate(["Ada Lovelace wrote .", "Nobody here has been leaked.", "As we know: In Oslo it rained all week long."])
+    ]
     tests = {"one": ["Ada Lovelace wrote."], "two": ["In Oslo it rained all week long!"]}
     kept, dropped = without_leaks(rows, tests, share=0.8, shortest=20)
-    assert [r["id"] for r in kept] == [1] and [(d["id"], d["reason"], d["detail"][:11]) for d in dropped] == [(0, "in a test set", "one, text 0"), (2, "in a test set", "two, text 0")]
+    assert [r["id"] for r in kept] == [1] and [(d["id"], d["reason"], d["detail"][:11]) for d in dropped] == [
+        (0, "in a test set", "one, text 0"),
+        (2, "in a test set", "two, text 0"),
+    ]
     assert [(r["benchmark"], r["exact"], r["near"]) for r in leak_rows({"t": [r["text"] for r in rows]}, tests, share=0.8, shortest=20)] == [("one", 1, 0), ("two", 0, 1)]
     assert leak_rows({"t": [r["text"] for r in kept]}, tests, share=0.8, shortest=20)[1]["near"] == 0
 
@@ -325,18 +331,34 @@ def test_a_strict_set_refuses_what_it_does_not_know(folder):
     loose, strict = read(folder), read(folder, strict=True)
     assert len(loose.passages) == 3 and loose.repaired == 1 and loose.labels == ["person", "pre"]
     assert [d["detail"].split(":", 2)[:2] for d in strict.dropped] == [["test.jsonl.gz", str(n)] for n in (2, 3, 4, 5)]
-    for said, detail in zip(("label 'PRE'", "tag 0 is 'I-PER' where no PER has begun", "ner_tags: 1 is the number of no tag", "column ner_tags is missing"), strict.dropped, strict=True):
+    for said, detail in zip(
+        ("label 'PRE'", "tag 0 is 'I-PER' where no PER has begun", "ner_tags: 1 is the number of no tag", "column ner_tags is missing"), strict.dropped, strict=True
+    ):
         assert said in detail["detail"], detail
 
 
 def test_columns_documents_and_comments(folder):
-    lines = ["-DOCSTART- -X- -X- O", "", "Ada NNP I-NP B-PER", "wrote VBD I-VP O", "", "# id 5 domain=en", "# NN I-NP O", "1 CD I-NP O", "", "-DOCSTART- -X- -X- O", "", "Oslo NNP I-NP B-LOC", "broken"]
+    lines = [
+        "-DOCSTART- -X- -X- O",
+        "",
+        "Ada NNP I-NP B-PER",
+        "wrote VBD I-VP O",
+        "",
+        "# id 5 domain=en",
+        "# NN I-NP O",
+        "1 CD I-NP O",
+        "",
+        "-DOCSTART- -X- -X- O",
+        "",
+        "Oslo NNP I-NP B-LOC",
+        "broken",
+    ]
     (folder / "eng" / "test.conll").write_text("\n".join(lines) + "\n", encoding="utf-8")
     benchmark = read(folder)
     assert [p.text for p in benchmark.passages] == ["Ada wrote", "# 1"] and benchmark.documents == ["1", "1"]
     assert [d["detail"] for d in benchmark.dropped] == ["test.conll:12: tag 1 is 'broken'; expected O or B-, I-, E-, S-, L-, U- and a label"]
     (folder / "eng" / "test.conll").unlink()
-    (folder / "eng" / "test.iob2").write_bytes("# text = Oslo!\r\n1\tOslo\tB-LOC\t-\r\n2\t!\tO\t-\r\n\r\n1\tx\r\n".encode())
+    (folder / "eng" / "test.iob2").write_bytes(b"# text = Oslo!\r\n1\tOslo\tB-LOC\t-\r\n2\t!\tO\t-\r\n\r\n1\tx\r\n")
     uner = read(folder, tokens=1, tags=2)
     assert uner.passages[0].text == "Oslo!" and uner.passages[0].mention(uner.passages[0].entities[0]) == "Oslo"
     assert "expected a token in column 1 and a tag in column 2" in uner.dropped[0]["detail"]
@@ -387,7 +409,10 @@ def test_a_set_of_the_hub_with_named_numbers(hub):
     for set_, branch in ({}, False), ({"revision": "refs/convert/parquet"}, True):
         address = hub(ROWS, branch=branch)
         benchmark = read_benchmark({"name": "x", "hub": address, "config": "{code}", "codes": {"swh": "swa"}, "language": "swh", **set_})
-        assert [(p.text, [(p.mention(e), e.label) for e in p.entities]) for p in benchmark.passages] == [("Ada Lovelace", [("Ada Lovelace", "person")]), ("Oslo!", [("Oslo", "location")])]
+        assert [(p.text, [(p.mention(e), e.label) for e in p.entities]) for p in benchmark.passages] == [
+            ("Ada Lovelace", [("Ada Lovelace", "person")]),
+            ("Oslo!", [("Oslo", "location")]),
+        ]
         assert [d["detail"].removeprefix(address) for d in benchmark.dropped] == [
             "/swa/test" + (" at refs/convert/parquet" if branch else "") + end
             for end in (":3: 1 tokens and 0 ner_tags; expected as many of both", ":4: tokens: expected a list of texts, found None")
@@ -406,7 +431,10 @@ def test_known_sets_read_from_the_hubs_layout(hub):
     read = read_benchmark({"name": "nerd", "set": "multinerd", "language": "cmn", "path": "", "hub": nerd})
     assert [(p.text, p.entities[0].label) for p in read.passages] == [("狗叫", "animal")] and not read.dropped
     bad = hub({"tokens": [["Oslo"], ["Oslo"]], "ner_tags": [[31], [5]], "lang": ["en", "en"]}, config="all", tags=numbers)
-    assert "31 is the number of no tag; this set names 31" in read_benchmark({"name": "n", "set": "multinerd", "language": "eng", "path": "", "hub": bad}).dropped[0]["detail"]
+    assert (
+        "31 is the number of no tag; this set names 31"
+        in read_benchmark({"name": "n", "set": "multinerd", "language": "eng", "path": "", "hub": bad}).dropped[0]["detail"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -431,7 +459,11 @@ def test_each_known_set_has_its_words(folder, monkeypatch, name, language, tag, 
 
 def test_what_the_hub_does_not_have_is_said(hub):
     address = hub(ROWS)
-    for change, message in (({"config": "xyz"}, "xyz/test cannot be had from the hub"), ({"split": "dev"}, "dev cannot be had"), ({"tags": "tags"}, "has no column tags; it has tokens, ner_tags")):
+    for change, message in (
+        ({"config": "xyz"}, "xyz/test cannot be had from the hub"),
+        ({"split": "dev"}, "dev cannot be had"),
+        ({"tags": "tags"}, "has no column tags; it has tokens, ner_tags"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_benchmark({"name": "x", "hub": address, "config": "swa", "language": "swh", **change})
     with pytest.raises(ValueError, match="benchmark 'x': nobody/nothing/test cannot be had from the hub"):

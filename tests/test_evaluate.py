@@ -63,7 +63,13 @@ def evaluated(tmp_path_factory, root) -> Path:
     train = ["Habari za Nairobi .", "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka wa 2004.", "Sentensi nyingine kabisa ya mafunzo."]
     task = Task(str(home), "small", "18_sentences", ("swh",), parameters={})
     task.write([blank | {"id": f"swh_{n}", "text": text} for n, text in enumerate(train)])
-    texts = ["Habari za Nairobi.", "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka 2004.", "Juma anaishi Kisumu.", "Amina alifika Mombasa.", "Juma alifika Oslo."]
+    texts = [
+        "Habari za Nairobi.",
+        "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka 2004.",
+        "Juma anaishi Kisumu.",
+        "Amina alifika Mombasa.",
+        "Juma alifika Oslo.",
+    ]
     places = [(10, 17), (45, 49), (13, 19), (14, 21), (13, 17)]
     rows = [
         dict(id=f"mine-{n}", text=text, language="swh", script="Latn", document_id=["a", "a", "b", "b", ""][n], entities=entities_of((*place, "location")))
