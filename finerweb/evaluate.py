@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Predictor', 'load_student', 'predict_entities', 'score_annotations', 'evaluation_scores', 'leak_scores', 'compared']
 
-# %% ../nbs/35_evaluate.ipynb #e845f678
+# %% ../nbs/35_evaluate.ipynb #21c79c6c
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from .data import Entity, Mention, Passage, broader, check_entities
 from .metrics import SpanScores, score_spans, with_intervals
 
-# %% ../nbs/35_evaluate.ipynb #02efc36c
+# %% ../nbs/35_evaluate.ipynb #3713e9f1
 class Predictor(Protocol):
     "What an evaluation asks of a student."
 
@@ -43,7 +43,7 @@ def predict_entities(
             raise ValueError(f"prediction for {passage.id!r}: the student was not asked for {', '.join(strange)}")
     return [sorted(entities, key=lambda e: (e.start, e.end, e.label)) for entities in predicted]
 
-# %% ../nbs/35_evaluate.ipynb #0cf1e8cf
+# %% ../nbs/35_evaluate.ipynb #0ac9d9a8
 def score_annotations(
     passages: Sequence[Passage],  # with their gold entities
     predicted: Sequence[Sequence[Entity | Mention]],  # one list for each passage
@@ -64,7 +64,7 @@ def score_annotations(
                 said[-1].append(Entity(e.start, e.start + len(e.text) if isinstance(e, Mention) else e.end, label))
     return score_spans([p.entities for p in passages], said, labels=names)
 
-# %% ../nbs/35_evaluate.ipynb #b1740fb6
+# %% ../nbs/35_evaluate.ipynb #ffb7f9ea
 def evaluation_scores(
     passages: Sequence[Passage],
     predicted: Sequence[Sequence[Entity]],
@@ -82,7 +82,7 @@ def evaluation_scores(
     draws = dict(resamples=resamples, seed=seed, level=level, documents=documents)
     return {name: with_intervals(score_spans(gold, predicted, labels=of), **draws) for name, of in chosen.items()}
 
-# %% ../nbs/35_evaluate.ipynb #c73cbc18
+# %% ../nbs/35_evaluate.ipynb #f7941559
 def leak_scores(
     passages: Sequence[Passage],
     predicted: Sequence[Sequence[Entity]],

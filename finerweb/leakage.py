@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['bare', 'Leak', 'LeakIndex', 'find_leaks', 'leak_rows', 'without_leaks']
 
-# %% ../nbs/31_leakage.ipynb #5d01fcbc
+# %% ../nbs/31_leakage.ipynb #18bc2dbb
 import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# %% ../nbs/31_leakage.ipynb #55507e43
+# %% ../nbs/31_leakage.ipynb #f8fca062
 _PIECE = 5  # characters
 
 
@@ -35,7 +35,7 @@ class Leak:
     share: float
     exact: bool
 
-# %% ../nbs/31_leakage.ipynb #f7a98f1c
+# %% ../nbs/31_leakage.ipynb #e48fc9a3
 class LeakIndex:
     "Test texts, to be found in training texts: a near copy has at least `share` of the pieces of a test text that has at least `shortest` characters."
 
@@ -61,8 +61,8 @@ class LeakIndex:
         text = bare(text)
         equal = set(self.equal.get(text, ()))
         # Only pieces that some test text has are kept: a training text may be a whole book.
-        mine = {piece for piece in _pieces(text) if piece in self.known}
-        near = {n for piece in mine if piece in self.rarest for n in self.rarest[piece]} - equal
+        mine = self.known.intersection(_pieces(text))
+        near = {n for piece in mine & self.rarest.keys() for n in self.rarest[piece]} - equal
         shares = {n: len(self.pieces[n] & mine) / len(self.pieces[n]) for n in near}
         return [Leak(n, place, shares.get(n, 1.0), n in equal) for n in sorted(equal | {n for n in near if shares[n] >= self.share})]
 
@@ -77,7 +77,7 @@ def find_leaks(train_texts: Iterable[str], test_texts: Sequence[str], *, share: 
                 found[leak.test] = leak
     return [found[n] for n in sorted(found)]
 
-# %% ../nbs/31_leakage.ipynb #9a0fe1a3
+# %% ../nbs/31_leakage.ipynb #546fc175
 def leak_rows(trainings: Mapping[str, Sequence[str]], benchmarks: Mapping[str, Sequence[str]], *, share: float, shortest: int) -> list[dict]:
     "For each training set and test set (name -> texts): how many test texts stand in the training texts, exactly and nearly."
     rows = []
@@ -88,7 +88,7 @@ def leak_rows(trainings: Mapping[str, Sequence[str]], benchmarks: Mapping[str, S
             rows.append(dict(benchmark=benchmark, training=training, texts=len(tests), exact=exact, near=len(leaks) - exact))
     return rows
 
-# %% ../nbs/31_leakage.ipynb #921c71ab
+# %% ../nbs/31_leakage.ipynb #c79654e2
 def without_leaks(rows: Sequence[dict], benchmarks: Mapping[str, Sequence[str]], *, share: float, shortest: int) -> tuple[list[dict], list[dict]]:
     "Training rows (with `text`) that hold no text of the test sets (name -> texts), and those that do, with `reason` and `detail`."
     index = {name: LeakIndex(texts, share=share, shortest=shortest) for name, texts in benchmarks.items()}
