@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['bare', 'Leak', 'LeakIndex', 'find_leaks', 'leak_rows', 'without_leaks']
 
-# %% ../nbs/31_leakage.ipynb #18bc2dbb
+# %% ../nbs/31_leakage.ipynb #32acf8e0
 import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# %% ../nbs/31_leakage.ipynb #f8fca062
+# %% ../nbs/31_leakage.ipynb #4f9eaf63
 _PIECE = 5  # characters
 
 
@@ -35,7 +35,7 @@ class Leak:
     share: float
     exact: bool
 
-# %% ../nbs/31_leakage.ipynb #e48fc9a3
+# %% ../nbs/31_leakage.ipynb #d8994232
 class LeakIndex:
     "Test texts, to be found in training texts: a near copy has at least `share` of the pieces of a test text that has at least `shortest` characters."
 
@@ -77,7 +77,7 @@ def find_leaks(train_texts: Iterable[str], test_texts: Sequence[str], *, share: 
                 found[leak.test] = leak
     return [found[n] for n in sorted(found)]
 
-# %% ../nbs/31_leakage.ipynb #546fc175
+# %% ../nbs/31_leakage.ipynb #8c65b3a8
 def leak_rows(trainings: Mapping[str, Sequence[str]], benchmarks: Mapping[str, Sequence[str]], *, share: float, shortest: int) -> list[dict]:
     "For each training set and test set (name -> texts): how many test texts stand in the training texts, exactly and nearly."
     rows = []
@@ -88,7 +88,7 @@ def leak_rows(trainings: Mapping[str, Sequence[str]], benchmarks: Mapping[str, S
             rows.append(dict(benchmark=benchmark, training=training, texts=len(tests), exact=exact, near=len(leaks) - exact))
     return rows
 
-# %% ../nbs/31_leakage.ipynb #c79654e2
+# %% ../nbs/31_leakage.ipynb #7a4ea7af
 def without_leaks(rows: Sequence[dict], benchmarks: Mapping[str, Sequence[str]], *, share: float, shortest: int) -> tuple[list[dict], list[dict]]:
     "Training rows (with `text`) that hold no text of the test sets (name -> texts), and those that do, with `reason` and `detail`."
     index = {name: LeakIndex(texts, share=share, shortest=shortest) for name, texts in benchmarks.items()}
