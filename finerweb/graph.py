@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters', 'check_parameters',
            'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #678cc8ef
+# %% ../nbs/60_graph.ipynb #70e3dc92
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import yaml
 
-from .benchmarks import benchmarks_fingerprint
+from .benchmarks import benchmarks_fingerprint, is_met
 from .data import asset
 from .languages import language as find_language
 from .languages import languages as all_languages
 from .source import source_fingerprint
 from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
 
-# %% ../nbs/60_graph.ipynb #5aa8eb27
+# %% ../nbs/60_graph.ipynb #eae3ca36
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -54,7 +54,7 @@ STAGES = {
     )
 }
 
-# %% ../nbs/60_graph.ipynb #e026c875
+# %% ../nbs/60_graph.ipynb #a3644a6d
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
@@ -96,7 +96,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #3c8a0f2e
+# %% ../nbs/60_graph.ipynb #314f27fc
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -134,7 +134,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #d621eb47
+# %% ../nbs/60_graph.ipynb #ed8d24b3
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -163,7 +163,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #8d3a69b2
+# %% ../nbs/60_graph.ipynb #ac6ff9d5
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -180,13 +180,16 @@ class PlannedTask:
 
 def _axes(profile: Profile) -> dict[str, dict[str, object]]:
     "For each part of a scope, key -> what the notebook gets for it."
-    named = lambda members: {m["name"]: m for m in members}
-    return {
-        "language": {c: c for c in profile.languages}, "teacher": named(profile.teachers),
-        "student": named(profile.students), "benchmark": named(profile.benchmarks),
-    }  # fmt: skip
+    members = {"teacher": profile.teachers, "student": profile.students, "benchmark": profile.benchmarks}
+    return {"language": {c: c for c in profile.languages}} | {axis: {m["name"]: m for m in of} for axis, of in members.items()}
 
-# %% ../nbs/60_graph.ipynb #6f0a1cb5
+
+def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tuple[str, ...]]:
+    "Every key of a scope that `names` (axis -> names) allows; a student with a test set only where it is to be scored on it."
+    met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
+    return [key for key in product(*(names[a] for a in scope)) if met(key)]
+
+# %% ../nbs/60_graph.ipynb #9ee84cb5
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -200,7 +203,7 @@ def plan(profile: Profile) -> list[PlannedTask]:
         for name in sorted({"home", "run", "teachers", "translator", "judge", "students", "benchmarks", *stage.scope} & set(own)):
             raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; change the profile, or --run, --home, --languages")
         known = notebook_parameters(stage.name)
-        for key in product(*(axes[a] for a in stage.scope)):
+        for key in _keys(stage.scope, axes, axes):
             chosen = dict(zip(stage.scope, key, strict=True))
             values = {name: default for name, (_, default) in known.items() if name not in ("home", "run")}
             values |= {n: v for n, v in whole.items() if n in known} | own
@@ -208,7 +211,7 @@ def plan(profile: Profile) -> list[PlannedTask]:
                 member = axes[axis][name]
                 values[axis] = member if known[axis][0] is dict else name
                 if stage.scope == ("student",):
-                    values |= {k: v for k, v in member.items() if k != "name"}
+                    values |= {k: v for k, v in member.items() if k not in ("name", "zero_shot")}
             values = check_parameters(stage.name, values)
             output_folder("", "run", stage.name, key)  # raises for a name that cannot be a folder's
             tasks.append(PlannedTask(stage.name, key, values, _needs(stage, chosen, values, axes)))
@@ -224,16 +227,11 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     "The outputs that a task reads: its own part of each scope, everything where it has none; a student's languages are its own."
     student = axes["student"].get(chosen.get("student"), {})
     languages = values.get("languages") or student.get("languages") or list(axes["language"])
-    out = []
-    for need in stage.needs:
-        if need not in STAGES:
-            out.append((need, ()))
-        else:
-            every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
-            out += [(need, key) for key in product(*(every[a] for a in STAGES[need].scope))]
-    return tuple(out)
+    every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
+    keys = lambda need: _keys(STAGES[need].scope, every, axes) if need in STAGES else [()]
+    return tuple((need, key) for need in stage.needs for key in keys(need))
 
-# %% ../nbs/60_graph.ipynb #8e3039ce
+# %% ../nbs/60_graph.ipynb #fcdf3204
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
     "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
     found = {}

@@ -7,7 +7,11 @@ import random
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from finerweb.benchmarks import Benchmark, benchmark_entry, find_leaks, join_tokens, known_benchmarks, read_benchmark, spans_of_tags
+from finerweb.benchmarks import Benchmark, benchmark_entry, benchmarks_fingerprint, is_met, known_benchmarks, label_words, read_benchmark
+from finerweb.data import Entity
+from finerweb.leakage import LeakIndex, bare, find_leaks, leak_rows, without_leaks
+from finerweb.metrics import score_spans
+from finerweb.tagged import join_tokens, place_tokens, spans_of_tags
 
 TOKENS = ["Oslo", "3", "é", "วัน", "ที่", "北京", "ဝ", "a b", "", " ", "\x00", "'s", "n't", "''", *",.\"'()„“”«»$%…-।،"]
 LOST = {"\x00": "\ufffd"}
@@ -147,13 +151,15 @@ def test_a_byte_order_mark_and_windows_line_ends(folder):
 
 
 def test_folders_without_data_say_what_was_expected(folder, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"'x': no data.*eng/test\.jsonl\.gz"):
+    with pytest.raises(FileNotFoundError, match=r"'x': no data.*eng/test or test or eng with the ending \.jsonl\.gz"):
         read(folder)
     write(folder, [b""])
-    with pytest.raises(ValueError, match="no line that can be read"):
+    with pytest.raises(ValueError, match="no row that can be read"):
         read(folder)
     monkeypatch.delenv("FINERWEB_TEST_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="FINERWEB_TEST_DATA"):
+        read_benchmark({"name": "hiner"})
+    with pytest.raises(ValueError, match="cannot be had from the hub.*FINERWEB_TEST_DATA"):
         read_benchmark({"name": "conll2003"})
 
 
@@ -197,8 +203,63 @@ def test_leaks_are_found_whatever_the_spaces():
     train = ["".join(rng.choice("abcd ") for _ in range(9)) for _ in range(300)]
     test = ["".join(rng.choice("abcd ") for _ in range(9)) for _ in range(300)] + train[:5]
     expected = [n for n, t in enumerate(test) if t.replace(" ", "") and any(t.replace(" ", "") == s.replace(" ", "") for s in train)]
-    assert find_leaks(iter(train), test) == expected and len(expected) >= 5
-    assert find_leaks(["ﬁn\u00a0Ａ"], ["fin A", "fin a", " "]) == [0]
+    leaks = find_leaks(iter(train), test, share=0.8, shortest=20)
+    assert [leak.test for leak in leaks] == expected and len(expected) >= 5 and all(leak.exact for leak in leaks)
+    assert all(bare(train[leak.train]) == bare(test[leak.test]) for leak in leaks)
+    assert [leak.test for leak in find_leaks(["ﬁn\u00a0Ａ"], ["fin A", "fin a", " "], share=0.8, shortest=20)] == [0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 1.0])
+def test_no_near_copy_is_missed(share):
+    """Against every pair, tried."""
+    rng = random.Random(5)
+    words = ["".join(rng.choice("abcde") for _ in range(rng.randint(2, 6))) for _ in range(30)]
+    train = [" ".join(rng.choice(words) for _ in range(rng.randint(1, 30))) for _ in range(120)]
+    test = [" ".join(rng.choice(words) for _ in range(rng.randint(1, 10))) for _ in range(60)]
+    for n in range(0, 60, 2):  # half of them spoilt copies of a part of a training text
+        part = rng.choice(train).split()[:8]
+        if n % 8:
+            part[rng.randrange(len(part))] = rng.choice(words)
+        test[n] = " ".join(part).upper() if n % 4 else " ".join(part)
+
+    def pieces(text):
+        text = text.replace(" ", "").lower()
+        return {text[i : i + 5] for i in range(max(1, len(text) - 4))}
+
+    expected = {}
+    for n, t in enumerate(test):
+        plain = t.replace(" ", "")
+        shares = [1.0 if plain == s.replace(" ", "") else len(pieces(t) & pieces(s)) / len(pieces(t)) if len(plain) >= 12 else 0.0 for s in train]
+        if max(shares) >= share:
+            expected[n] = max(shares)
+    found = {leak.test: leak.share for leak in find_leaks(train, test, share=share, shortest=12)}
+    assert found == pytest.approx(expected) and len(expected) >= 5
+
+
+def test_leaks_of_hostile_texts():
+    book = "".join(chr(0x4E00 + n % 5000) for n in range(3_000_000))
+    test = ["", "\x00", "\ud800" * 30, "x" * 100_000, book[1000:1040], "👨‍👩‍👧‍👦" * 10]
+    leaks = find_leaks([book, "\ud800" * 30, "\x00"], test, share=0.8, shortest=20)
+    assert [(leak.test, leak.train, leak.exact) for leak in leaks] == [(1, 2, True), (2, 1, True), (4, 0, False)]
+    assert find_leaks([], test, share=0.8, shortest=20) == find_leaks([book], [], share=0.8, shortest=20) == []
+    for share in (0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="share is"):
+            LeakIndex([], share=share, shortest=20)
+
+
+def test_leaked_training_rows_are_taken_out():
+    rows = [
+        {"id": n, "language": "eng", "text": t}
+        for n, t in enumerate(["Ada Lovelace wrote .", "Nobody here has been leaked.", "As we know: In Oslo it rained all week long."])
+    ]
+    tests = {"one": ["Ada Lovelace wrote."], "two": ["In Oslo it rained all week long!"]}
+    kept, dropped = without_leaks(rows, tests, share=0.8, shortest=20)
+    assert [r["id"] for r in kept] == [1] and [(d["id"], d["reason"], d["detail"][:11]) for d in dropped] == [
+        (0, "in a test set", "one, text 0"),
+        (2, "in a test set", "two, text 0"),
+    ]
+    assert [(r["benchmark"], r["exact"], r["near"]) for r in leak_rows({"t": [r["text"] for r in rows]}, tests, share=0.8, shortest=20)] == [("one", 1, 0), ("two", 0, 1)]
+    assert leak_rows({"t": [r["text"] for r in kept]}, tests, share=0.8, shortest=20)[1]["near"] == 0
 
 
 def test_every_mention_is_the_join_of_its_tokens(real_data, monkeypatch):
@@ -227,10 +288,196 @@ def test_every_mention_is_the_join_of_its_tokens(real_data, monkeypatch):
 
 
 def test_leaks_between_train_and_test(real_data, monkeypatch):
+    """What is known of these sets: 126, 12, none and all."""
     monkeypatch.setenv("FINERWEB_TEST_DATA", str(real_data))
-    for name, expected in (("conll2003", 126), ("masakhaner2-swh", 12), ("thainer", 0)):
-        train, test = (read_benchmark({"name": name, "split": split}).passages for split in ("train", "test"))
-        assert len(find_leaks([p.text for p in train], [p.text for p in test])) == expected, name
+    for name, split, expected in (("conll2003", "test", 126), ("masakhaner2-swh", "test", 12), ("thainer", "test", 0), ("thainer", "dev", 510)):
+        train, test = ([p.text for p in read_benchmark({"name": "x", "set": name, "split": s}).passages] for s in ("train", split))
+        leaks = find_leaks(train, test, share=0.8, shortest=20)
+        assert sum(leak.exact for leak in leaks) == expected, (name, split)
+        assert (len(leaks) > expected) == (name in ("conll2003", "masakhaner2-swh"))
+    train, test = ([p.text for p in read_benchmark({"name": "x", "set": "masakhaner2-swh", "split": s}).passages] for s in ("train", "test"))
+    kept, dropped = without_leaks([{"text": t} for t in train], {"swh": test}, share=0.8, shortest=20)
+    assert len(dropped) >= 12 and len(kept) + len(dropped) == len(train) and not find_leaks([r["text"] for r in kept], test, share=0.8, shortest=20)
+
+
+def test_scores_of_whole_test_sets_are_seqevals(real_data, monkeypatch):
+    """Tags through the loader to characters and labels in words, against seqeval on the tags themselves."""
+    from seqeval.metrics import f1_score
+
+    monkeypatch.setenv("FINERWEB_TEST_DATA", str(real_data))
+    rng = random.Random(6)
+    for name in ("conll2003", "thainer", "uner-gsdsimp", "masakhaner2-swh"):
+        benchmark, labels = read_benchmark({"name": name}), benchmark_entry({"name": name})["labels"]
+        with gzip.open(benchmark.path, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines][:1200]
+        kind = next(t[2:] for row in rows for t in row["ner_tags"] if t != "O")
+        said = [[t if rng.random() < 0.9 else rng.choice(("O", f"B-{kind}", f"I-{kind}")) for t in row["ner_tags"]] for row in rows]
+        spaces = name == "thainer"
+        predicted = []
+        for row, tags in zip(rows, said, strict=True):
+            text, offsets = join_tokens(row["tokens"], benchmark_entry({"name": name})["script"], verbatim=spaces)
+            predicted.append([Entity(offsets[a][0], offsets[b - 1][1], label_words(label, labels)) for a, b, label in spans_of_tags(tags)[0]])
+        gold = [[Entity(offsets[a][0], offsets[b - 1][1], label_words(label, labels)) for a, b, label in spans_of_tags(row["ner_tags"])[0]]
+                for row in rows for offsets in [join_tokens(row["tokens"], benchmark_entry({"name": name})["script"], verbatim=spaces)[1]]]  # fmt: skip
+        mine = score_spans([p.entities for p in benchmark.passages[: len(rows)]], predicted)
+        assert 0.3 < mine.f1 < 1
+        assert score_spans(gold, predicted).f1 == pytest.approx(f1_score([r["ner_tags"] for r in rows], said), abs=1e-12), name
+        assert mine.f1 == pytest.approx(f1_score([r["ner_tags"] for r in rows], said), abs=2e-3 if spaces else 1e-12), name  # spaces at an edge are no part of a mention
+
+
+def test_a_strict_set_refuses_what_it_does_not_know(folder):
+    rows = [GOOD, {"tokens": ["Ada"], "ner_tags": ["B-PRE"]}, {"tokens": ["Ada"], "ner_tags": ["I-PER"]}, {"tokens": ["Ada"], "ner_tags": [1]}, {"tokens": ["Ada"]}]
+    write(folder, rows)
+    loose, strict = read(folder), read(folder, strict=True)
+    assert len(loose.passages) == 3 and loose.repaired == 1 and loose.labels == ["person", "pre"]
+    assert [d["detail"].split(":", 2)[:2] for d in strict.dropped] == [["test.jsonl.gz", str(n)] for n in (2, 3, 4, 5)]
+    for said, detail in zip(
+        ("label 'PRE'", "tag 0 is 'I-PER' where no PER has begun", "ner_tags: 1 is the number of no tag", "column ner_tags is missing"), strict.dropped, strict=True
+    ):
+        assert said in detail["detail"], detail
+
+
+def test_columns_documents_and_comments(folder):
+    lines = [
+        "-DOCSTART- -X- -X- O",
+        "",
+        "Ada NNP I-NP B-PER",
+        "wrote VBD I-VP O",
+        "",
+        "# id 5 domain=en",
+        "# NN I-NP O",
+        "1 CD I-NP O",
+        "",
+        "-DOCSTART- -X- -X- O",
+        "",
+        "Oslo NNP I-NP B-LOC",
+        "broken",
+    ]
+    (folder / "eng" / "test.conll").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    benchmark = read(folder)
+    assert [p.text for p in benchmark.passages] == ["Ada wrote", "# 1"] and benchmark.documents == ["1", "1"]
+    assert [d["detail"] for d in benchmark.dropped] == ["test.conll:12: tag 1 is 'broken'; expected O or B-, I-, E-, S-, L-, U- and a label"]
+    (folder / "eng" / "test.conll").unlink()
+    (folder / "eng" / "test.iob2").write_bytes(b"# text = Oslo!\r\n1\tOslo\tB-LOC\t-\r\n2\t!\tO\t-\r\n\r\n1\tx\r\n")
+    uner = read(folder, tokens=1, tags=2)
+    assert uner.passages[0].text == "Oslo!" and uner.passages[0].mention(uner.passages[0].entities[0]) == "Oslo"
+    assert "expected a token in column 1 and a tag in column 2" in uner.dropped[0]["detail"]
+
+
+def test_the_text_that_a_set_keeps_is_used_where_it_fits(folder):
+    tokens, tags = ["Oslo", ",", "2004"], ["B-LOC", "O", "O"]
+    write(folder, [{"tokens": tokens, "ner_tags": tags, "text": text} for text in ("Oslo ,2004", "Oslo, in 2004", 7)])
+    assert [p.text for p in read(folder).passages] == ["Oslo ,2004", "Oslo, 2004", "Oslo, 2004"]
+    rng = random.Random(7)
+    for _ in range(500):
+        tokens = [rng.choice(TOKENS) for _ in range(rng.randint(1, 8))]
+        text, offsets = join_tokens(tokens, "Latn")
+        placed = place_tokens(text, tokens)
+        assert [text[a:b] for a, b in placed] == [text[a:b] for a, b in offsets]
+    assert place_tokens("x " * 200_000, ["x"] * 200_000)[-1] == (399_998, 399_999)
+
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder in the hub's layout: tables by config and split, tags numbered with their names beside them."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tag = datasets.List(datasets.ClassLabel(names=LABELS))
+
+    def make(rows: dict, *, config: str = "swa", branch: bool = False, tags=tag, columns=("tokens", "ner_tags")) -> str:
+        folder = tmp_path / "hub" / "a-set"
+        place = folder / config / "test" / "0000.parquet" if branch else folder / config / "test-00000-of-00001.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        features = {columns[0]: datasets.List(datasets.Value("string")), columns[1]: tags, **{c: datasets.Value("string") for c in rows if c not in columns}}
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(place)
+        if not branch:
+            card = f"---\nconfigs:\n- config_name: {config}\n  data_files:\n  - {{split: test, path: {config}/test-*}}\n---\n"
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        return str(folder)
+
+    return make
+
+
+ROWS = {"tokens": [["Ada", "Lovelace"], ["Oslo", "!"], ["x"], None], "ner_tags": [[1, 2], [3, 0], [], None]}
+
+
+def test_a_set_of_the_hub_with_named_numbers(hub):
+    for set_, branch in ({}, False), ({"revision": "refs/convert/parquet"}, True):
+        address = hub(ROWS, branch=branch)
+        benchmark = read_benchmark({"name": "x", "hub": address, "config": "{code}", "codes": {"swh": "swa"}, "language": "swh", **set_})
+        assert [(p.text, [(p.mention(e), e.label) for e in p.entities]) for p in benchmark.passages] == [
+            ("Ada Lovelace", [("Ada Lovelace", "person")]),
+            ("Oslo!", [("Oslo", "location")]),
+        ]
+        assert [d["detail"].removeprefix(address) for d in benchmark.dropped] == [
+            "/swa/test" + (" at refs/convert/parquet" if branch else "") + end
+            for end in (":3: 1 tokens and 0 ner_tags; expected as many of both", ":4: tokens: expected a list of texts, found None")
+        ]
+
+
+def test_known_sets_read_from_the_hubs_layout(hub):
+    """The rows of assets/benchmarks.yaml against tables as these sets are laid out there."""
+    import datasets
+
+    numbers = datasets.List(datasets.Value("int64"))
+    thai = hub({"words": [["นาย", " ", "จตุพร"]], "ner": [[1, 2, 2]]}, config="default", columns=("words", "ner"))
+    read = read_benchmark({"name": "thai", "set": "thainer-2.2", "language": "tha", "path": "", "hub": thai})
+    assert (read.passages[0].text, read.passages[0].entities[0].label) == ("นาย จตุพร", "person")
+    nerd = hub({"tokens": [["Oslo"], ["狗", "叫"]], "ner_tags": [[5], [7, 0]], "lang": ["no", "zh"]}, config="all", tags=numbers)
+    read = read_benchmark({"name": "nerd", "set": "multinerd", "language": "cmn", "path": "", "hub": nerd})
+    assert [(p.text, p.entities[0].label) for p in read.passages] == [("狗叫", "animal")] and not read.dropped
+    bad = hub({"tokens": [["Oslo"], ["Oslo"]], "ner_tags": [[31], [5]], "lang": ["en", "en"]}, config="all", tags=numbers)
+    assert (
+        "31 is the number of no tag; this set names 31"
+        in read_benchmark({"name": "n", "set": "multinerd", "language": "eng", "path": "", "hub": bad}).dropped[0]["detail"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "tag", "words"),
+    [
+        ("masakhaner1", "swh", "B-DATE", "date"),
+        ("panx", "tha", "B-ORG", "organization"),
+        ("multiconer1", "ben", "B-CW", "creative work"),
+        ("multiconer2", "eng", "B-Medication/Vaccine", "medication or vaccine"),
+        ("dynamicner", "jpn", "B-Music_Genre", "music genre"),
+        ("multinerd", "eng", "B-MYTH", "mythological entity"),
+    ],
+)
+def test_each_known_set_has_its_words(folder, monkeypatch, name, language, tag, words):
+    monkeypatch.setenv("FINERWEB_TEST_DATA", str(folder))
+    place = folder / "ner" / name / language
+    place.mkdir(parents=True)
+    (place / "test.jsonl").write_text(json.dumps({"tokens": ["x", "y"], "ner_tags": [tag, "O"]}), encoding="utf-8")
+    benchmark = read_benchmark({"name": "mine", "set": name, "language": language})
+    assert benchmark.labels == [words]
+
+
+def test_what_the_hub_does_not_have_is_said(hub):
+    address = hub(ROWS)
+    for change, message in (
+        ({"config": "xyz"}, "xyz/test cannot be had from the hub"),
+        ({"split": "dev"}, "dev cannot be had"),
+        ({"tags": "tags"}, "has no column tags; it has tokens, ner_tags"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_benchmark({"name": "x", "hub": address, "config": "swa", "language": "swh", **change})
+    with pytest.raises(ValueError, match="benchmark 'x': nobody/nothing/test cannot be had from the hub"):
+        read_benchmark({"name": "x", "hub": "nobody/nothing", "language": "swh"})
+    one, two = (benchmarks_fingerprint([{"name": "x", "hub": "a/b", "language": "swh", "revision": r}]) for r in ("1", "2"))
+    assert one != two
+
+
+def test_students_meet_their_own_languages():
+    thai = {"name": "sample-tha"}
+    assert is_met(thai, {"name": "a", "languages": ["tha"]}, ["eng"]) and is_met(thai, {"name": "a"}, ["tha"])
+    assert not is_met(thai, {"name": "a"}, ["eng"]) and not is_met(thai, {"name": "a", "languages": ["eng"], "zero_shot": False}, ["tha"])
+    with pytest.raises(ValueError, match="zero_shot is 'yes'"):
+        is_met(thai, {"name": "a", "zero_shot": "yes"}, ["tha"])
 
 
 def test_a_test_data_folder_may_be_named_by_the_environment(folder, monkeypatch):

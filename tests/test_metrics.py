@@ -13,7 +13,7 @@ from seqeval.metrics import classification_report
 from seqeval.metrics.sequence_labeling import get_entities
 
 from finerweb.data import Entity
-from finerweb.metrics import overlap_pairs, score_spans, with_intervals
+from finerweb.metrics import across_seeds, length_table, overlap_pairs, score_spans, with_intervals
 
 LABELS = ("person", "location", "organization")
 
@@ -150,12 +150,63 @@ def test_intervals_are_those_of_a_plain_bootstrap():
     assert with_intervals(score_spans(gold, said), resamples=200, seed=8, level=0.9).table() != scores.table()
 
 
+def test_intervals_over_documents_are_those_of_a_plain_bootstrap():
+    rng = random.Random(6)
+    gold, said = ([random_entities(rng, 3) for _ in range(40)] for _ in range(2))
+    documents = [str(rng.randint(0, 8)) for _ in range(40)]
+    names = list(dict.fromkeys(documents))
+    scores = with_intervals(score_spans(gold, said), resamples=200, seed=7, level=0.9, documents=documents)
+    draws, f1 = np.random.default_rng(7), []
+    for _ in range(200):
+        drawn = [n for d in draws.integers(0, len(names), len(names)) for n in range(40) if documents[n] == names[d]]
+        f1.append(score_spans([gold[n] for n in drawn], [said[n] for n in drawn]).f1)
+    assert (scores.row()["low"], scores.row()["high"]) == pytest.approx(tuple(np.percentile(f1, [5, 95])), abs=1e-12)
+    alone = with_intervals(score_spans(gold, said), resamples=200, seed=7, level=0.9)
+    assert alone.table() == with_intervals(score_spans(gold, said), resamples=200, seed=7, level=0.9, documents=[str(n) for n in range(40)]).table()
+    with pytest.raises(ValueError, match="39 names of documents for 40 texts"):
+        with_intervals(score_spans(gold, said), resamples=2, seed=7, level=0.9, documents=documents[1:])
+
+
+def test_lengths_add_up_to_the_strict_counts():
+    rng = random.Random(7)
+    for _ in range(100):
+        gold, said = ([random_entities(rng, 4) for _ in range(5)] for _ in range(2))
+        rows = length_table(gold, said, edges=[1, 3, 4])
+        strict = score_spans(gold, said).row()
+        assert [sum(r[c] for r in rows) for c in ("gold", "predicted", "correct")] == [strict[c] for c in ("gold", "predicted", "correct")]
+        for row, (low, high) in zip(rows, ((1, 1), (2, 3), (4, 4), (5, 99)), strict=True):
+            only = [[[e for e in side if low <= e.end - e.start <= high] for side in sides] for sides in (gold, said)]
+            assert row["f1"] == score_spans(*only).f1
+    assert length_table([], [], edges=[])[0] == {"characters": "all", "gold": 0, "predicted": 0, "correct": 0, "precision": 0, "recall": 0, "f1": 0}
+    for edges in ([3, 2], [2, 2], [0, 1]):
+        with pytest.raises(ValueError, match="rising numbers"):
+            length_table([], [], edges=edges)
+
+
+def test_seeds_are_summarised_label_by_label():
+    rng = random.Random(8)
+    gold = [random_entities(rng, 4) for _ in range(20)]
+    tables = [score_spans(gold, [random_entities(rng, 4) for _ in range(20)]).table() for _ in range(3)]
+    rows = {(r["match"], r["label"]): r for r in across_seeds(tables)}
+    assert list(rows) == [(r["match"], r["label"]) for r in tables[0]]
+    for n, row in enumerate(tables[0]):
+        f1 = [t[n]["f1"] for t in tables]
+        found = rows[row["match"], row["label"]]
+        assert (found["seeds"], found["least"], found["most"]) == (3, min(f1), max(f1)) and found["mean"] == pytest.approx(sum(f1) / 3)
+    silent = score_spans([[Entity(0, 1, "person")]], [[]]).table(), score_spans([[Entity(0, 1, "person")]], [[Entity(0, 1, "city")]]).table()
+    city = next(r for r in across_seeds(silent) if r["label"] == "city")
+    assert (city["seeds"], city["mean"]) == (2, 0)
+    for wrong in ([], [tables[0], silent[0]]):
+        with pytest.raises(ValueError, match="expected"):
+            across_seeds(wrong)
+
+
 def test_hostile_labels_do_not_reach_the_page():
     page = score_spans([[Entity(0, 1, "<script>x</script>")]], [[]])._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize("module", ["finerweb.metrics", "finerweb.benchmarks", "finerweb.evaluate", "finerweb.embed"])
+@pytest.mark.parametrize("module", ["finerweb.metrics", "finerweb.benchmarks", "finerweb.leakage", "finerweb.evaluate", "finerweb.embed"])
 def test_importing_is_light(module):
     heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "datasets", "matplotlib", "sentence_transformers")
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"

@@ -1,0 +1,132 @@
+"""A student on a test set: what leaked is found, left out and counted; which student meets which test set."""
+
+import json
+from pathlib import Path
+
+import papermill
+import pyarrow.parquet as pq
+import pytest
+
+from finerweb.data import Entity, Passage, schema
+from finerweb.evaluate import compared, evaluation_scores, leak_scores
+from finerweb.graph import Profile, check_profile, load_profile, plan
+from finerweb.metrics import score_spans, with_intervals
+from finerweb.store import Task, write_rows
+
+WEAK = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]
+HOW = dict(core=["person"], resamples=50, seed=1, level=0.9)
+
+
+def entities_of(*spans: tuple[int, int, str]) -> list[dict]:
+    return [dict(start=a, end=b, label=label, score=1.0, teachers=[]) for a, b, label in spans]
+
+
+def test_leaked_passages_count_in_one_score_only():
+    passages = [Passage(str(n), "Ada wrote", "eng", "Latn", (Entity(0, 3, "person"),)) for n in range(10)]
+    said = [[Entity(0, 3, "person")] if n < 4 else [Entity(4, 9, "person")] for n in range(10)]
+    scores = leak_scores(passages, said, {0, 1, 2}, **HOW)
+    assert (scores["without"]["all"].f1, scores["with"]["all"].f1) == (pytest.approx(1 / 7), pytest.approx(0.4))
+    rows = compared(scores)
+    assert [(r["labels"], r["leaked"], r["texts"], r["gold"]) for r in rows] == [(s, w, n, n) for s in ("all", "core") for w, n in (("without", 7), ("with", 10))]
+    assert leak_scores(passages, said, set(), **HOW)["without"]["all"].table() == leak_scores(passages, said, set(), **HOW)["with"]["all"].table()
+    with pytest.raises(ValueError, match="all 10 passages"):
+        leak_scores(passages, said, set(range(10)), **HOW)
+
+
+def test_documents_follow_the_passages_that_are_left():
+    passages = [Passage(str(n), "Ada wrote", "eng", "Latn", (Entity(0, 3, "person"),)) for n in range(30)]
+    said = [[Entity(0, 3, "person")] if n % 3 else [] for n in range(30)]
+    documents = [str(n // 6) for n in range(30)]
+    left = [n for n in range(30) if n not in {1, 7, 8}]
+    scores = leak_scores(passages, said, {1, 7, 8}, documents=documents, **HOW)["without"]["all"]
+    expected = evaluation_scores([passages[n] for n in left], [said[n] for n in left], documents=[documents[n] for n in left], **HOW)["all"]
+    assert scores.table() == expected.table() != leak_scores(passages, said, {1, 7, 8}, **HOW)["without"]["all"].table()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, root) -> Path:
+    "The folder of 35_evaluate for a tiny untrained student, whose training text holds one test sentence exactly and one nearly."
+    import torch
+
+    from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer
+    from finerweb.student import SpanBinder
+
+    home = tmp_path_factory.mktemp("home")
+    torch.manual_seed(0)
+    CharEncoder(CharEncoderConfig(rows=500, row_size=8, hidden_size=16, dilations=[1, 2])).save_pretrained(home / "encoder")
+    CharTokenizer().save_pretrained(home / "encoder")
+    model = SpanBinder.from_encoder(str(home / "encoder"), label_encoder=str(home / "encoder"), size=8, max_width=9, window=100, dropout=0.0, freeze_labels=True)
+    task = Task(str(home), "small", "33_binder", ("tiny",), parameters=dict(languages=["swh"]))
+    model.save_pretrained(task.open() / "model")
+    task.close()
+    blank = dict.fromkeys(schema("18_sentences").names) | {"language": "swh", "script": "Latn", "entities": [], "undecided": []}
+    train = ["Habari za Nairobi .", "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka wa 2004.", "Sentensi nyingine kabisa ya mafunzo."]
+    task = Task(str(home), "small", "18_sentences", ("swh",), parameters={})
+    task.write([blank | {"id": f"swh_{n}", "text": text} for n, text in enumerate(train)])
+    texts = [
+        "Habari za Nairobi.",
+        "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka 2004.",
+        "Juma anaishi Kisumu.",
+        "Amina alifika Mombasa.",
+        "Juma alifika Oslo.",
+    ]
+    places = [(10, 17), (45, 49), (13, 19), (14, 21), (13, 17)]
+    rows = [
+        dict(id=f"mine-{n}", text=text, language="swh", script="Latn", document_id=["a", "a", "b", "b", ""][n], entities=entities_of((*place, "location")))
+        for n, (text, place) in enumerate(zip(texts, places, strict=True))
+    ]
+    task = Task(str(home), "small", "30_benchmarks", parameters={})
+    write_rows(task.open() / "mine.parquet", rows, schema("30_benchmarks"))
+    task.close()
+    given = dict(home=str(home), run="small", student="tiny", benchmark="mine", threshold=0.001, resamples=40, lengths=[4, 6])
+    papermill.execute_notebook(root / "nbs" / "35_evaluate.ipynb", str(home / "notebook.ipynb"), parameters=given, progress_bar=False)
+    return home / "small" / "35_evaluate" / "tiny" / "mine"
+
+
+def test_the_stage_leaves_out_what_leaked_and_says_so(evaluated):
+    counts = json.loads((evaluated / "meta.json").read_text(encoding="utf-8"))["counts"]
+    assert (counts["passages"], counts["leaked"], counts["leaked_exactly"]) == (3, 2, 1)
+    dropped = pq.read_table(evaluated / "dropped.parquet").to_pylist()
+    assert [(d["id"], d["reason"]) for d in dropped] == [("mine-0", "in the training text"), ("mine-1", "nearly in the training text")]
+    assert "mwaka wa 2004" in dropped[1]["detail"] and dropped[1]["detail"].startswith("0.")
+    assert [r["id"] for r in pq.read_table(evaluated / "rows.parquet").to_pylist()] == ["mine-2", "mine-3", "mine-4"]
+
+
+def test_the_stages_scores_are_those_of_its_rows(evaluated):
+    rows = pq.read_table(evaluated / "rows.parquet").to_pylist()
+    kept = json.loads((evaluated / "scores.json").read_text(encoding="utf-8"))
+    counts = json.loads((evaluated / "meta.json").read_text(encoding="utf-8"))["counts"]
+    gold, said = ([Passage.from_row(r | {"entities": r[side]}).entities for r in rows] for side in ("entities", "predicted"))
+    assert any(said)
+    scores = with_intervals(score_spans(gold, said, labels=["location"]), resamples=40, seed=1, level=0.95, documents=["b", "b", "4"])
+    assert kept["all"] == scores.table() and counts["f1"] == scores.f1
+    strict = next(r for r in kept["with_leaked"]["all"] if (r["match"], r["label"]) == ("strict", "micro"))
+    assert strict["gold"] == 5 and counts["f1_with_leaked"] == strict["f1"]
+    assert {c: counts[c] for c in ("boundary_f1", "relaxed_f1")} == {f"{m}_f1": scores.row(match=m)["f1"] for m in ("boundary", "relaxed")}
+    assert [r["characters"] for r in kept["lengths"]] == ["1 to 4", "5 to 6", "over 6"] and [r["gold"] for r in kept["lengths"]] == [1, 1, 1]
+    assert sum(r["predicted"] for r in kept["lengths"]) == scores.row()["predicted"]
+
+
+def pairs(tasks: list, stage: str = "35_evaluate") -> list[tuple[str, ...]]:
+    return [t.key for t in tasks if t.stage == stage]
+
+
+def test_students_meet_test_sets_of_their_languages():
+    students = [{"name": "all"}, {"name": "thai", "languages": ["tha"]}, {"name": "bold", "languages": ["tha"], "zero_shot": True}]
+    benchmarks = [{"name": "sample-eng"}, {"name": "sample-tha"}, {"name": "mine", "path": "x.jsonl", "language": "arb"}]
+    given = dict(languages=["eng", "tha"], teachers=WEAK, students=students, benchmarks=benchmarks)
+    tasks = plan(check_profile(Profile("lesson", **given)))
+    expected = [("all", "sample-eng"), ("all", "sample-tha"), ("thai", "sample-tha"), ("bold", "sample-eng"), ("bold", "sample-tha"), ("bold", "mine")]
+    assert pairs(tasks) == expected
+    for stage in ("50_figures", "51_tables"):
+        assert [key for need, key in next(t for t in tasks if t.stage == stage).needs if need == "35_evaluate"] == expected
+    assert all("zero_shot" not in t.parameters for t in tasks)
+    assert pairs(plan(check_profile(Profile("none", **given | {"students": students[1:2], "benchmarks": benchmarks[:1]})))) == []
+    with pytest.raises(ValueError, match="zero_shot is 1"):
+        plan(check_profile(Profile("wrong", **given | {"students": [{"name": "a", "zero_shot": 1}]})))
+
+
+@pytest.mark.parametrize(("name", "count"), [("demo", 2), ("offline", 7), ("paper", 6), ("real", 4)])
+def test_packaged_profiles_have_no_pointless_evaluation(name, count):
+    profile = load_profile(name)
+    assert len(pairs(plan(profile))) == count < len(profile.students) * len(profile.benchmarks) or name == "demo"
