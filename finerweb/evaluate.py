@@ -21,13 +21,23 @@ class Predictor(Protocol):
         "The entities of each text under `labels`; `threshold` None is the student's own."
 
 
-def load_student(folder: Path) -> Predictor:
-    "The student that a stage left in `folder`. Raises FileNotFoundError."
-    if not (folder / "model" / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'model'} holds no config.json; expected the folder of a student, as 33_binder writes it")
+def load_student(name_or_path: str | Path) -> Predictor:
+    "The student in a folder (a model's, or the one a stage left) or on the hub, of whichever kind. Raises FileNotFoundError, ValueError or OSError."
+    path = Path(name_or_path)
+    path = path / "model" if (path / "model").is_dir() else path
+    if path.is_dir() and not (path / "config.json").exists() and not (path / "gliner_config.json").exists():
+        raise FileNotFoundError(f"{path} holds no config.json and no gliner_config.json; expected the folder of a student, as 33_binder or 34_gliner writes it")
     from finerweb.binder import SpanBinder
+    from finerweb.gliner_student import GlinerStudent
 
-    return SpanBinder.from_pretrained(folder / "model")
+    if (path / "gliner_config.json").exists():
+        return GlinerStudent.from_pretrained(path)
+    try:
+        return SpanBinder.from_pretrained(str(path))
+    except OSError as error:  # no config.json: on the hub, GLiNER's models have a gliner_config.json instead
+        if path.is_dir() or "config.json" not in str(error):
+            raise
+        return GlinerStudent.from_pretrained(name_or_path)
 
 
 def predict_entities(

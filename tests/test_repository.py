@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT / "nbs").glob("*.ipynb"))
 HEAVY = {"torch", "transformers", "datasets", "sentence_transformers", "accelerate", "sklearn", "scipy", "matplotlib", "pandas", "vllm", "gliner", "ray"}
 MODELS = {"encoder", "losses", "student", "binder"}  # they define torch modules, and only run cells and functions import them
-NOT_STAGES = {"32_losses", "32_reading", "32_student"}  # 10-59, but definitions only
+NOT_STAGES = {"32_losses", "32_reading", "32_student", "32_words"}  # 10-59, but definitions only
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
