@@ -6,7 +6,7 @@
 __all__ = ['check_gliner', 'checkpoint_folder', 'load_gliner', 'GlinerStudent', 'label_vectors', 'predict_entities',
            'WordExample', 'make_word_examples', 'draw_line', 'draw_lines', 'train_gliner']
 
-# %% ../nbs/34_gliner.ipynb #9556b8aa
+# %% ../nbs/34_gliner.ipynb #b17ff245
 import importlib.util
 import json
 import random
@@ -18,7 +18,7 @@ from pathlib import Path
 from .data import Entity, broader
 from .words import WordWindow, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows
 
-# %% ../nbs/34_gliner.ipynb #15a5ac4a
+# %% ../nbs/34_gliner.ipynb #e7da5c18
 def check_gliner() -> None:
     "Raises RuntimeError where the gliner library is not installed."
     if importlib.util.find_spec("gliner") is None:
@@ -60,7 +60,7 @@ def load_gliner(folder: Path) -> object:
         raise ValueError(f"{folder / 'model.safetensors'} lacks {len(lacking)} tensors, such as {', '.join(lacking[:3])}: it is not whole, or of another model")
     return model
 
-# %% ../nbs/34_gliner.ipynb #3ad02f20
+# %% ../nbs/34_gliner.ipynb #b6878596
 class GlinerStudent:
     "A model of the gliner library with finerweb's words, windows and offsets. Make one with `from_encoder`, or read one with `from_pretrained`."
 
@@ -114,7 +114,7 @@ class GlinerStudent:
             found[number].append(entity)
         return [flat(entities) for entities in found]
 
-# %% ../nbs/34_gliner.ipynb #3455bdda
+# %% ../nbs/34_gliner.ipynb #9cd975c6
 def label_vectors(student: GlinerStudent, shown: Sequence[str]) -> object:
     "A bi-encoder's vectors of what it is given for labels [labels, size]; each is computed once."
     import torch
@@ -155,7 +155,7 @@ def predict_entities(
                     at = window.spans[span.start][0], window.spans[span.end][1]
                     yield window.text, Entity(*at, shown[span.entity_type][0], span.score)
 
-# %% ../nbs/34_gliner.ipynb #d41b6080
+# %% ../nbs/34_gliner.ipynb #41648497
 @dataclass(frozen=True, slots=True)
 class WordExample:
     "Words and what is known of them: `gold` (first, last, label), in words."
@@ -168,7 +168,7 @@ def make_word_examples(student: GlinerStudent, rows: Sequence[dict]) -> tuple[li
     "The examples of training rows, a window each, and how many entities there are, are lost, are inside a word, and undecided spans."
     examples, counts = [], Counter(entities=0, lost=0, inside=0, undecided=0)
     for number, row in enumerate(rows):
-        words = split_words(row["text"], {edge for e in row["entities"] for edge in (e["start"], e["end"])})
+        words = split_words(row["text"], row["entities"])
         placed, _ = place_entities(words, row["entities"])
         held = set()
         for window in student.windows(number, row["text"], words, student.room // 2):
@@ -182,7 +182,7 @@ def make_word_examples(student: GlinerStudent, rows: Sequence[dict]) -> tuple[li
         counts.update(inside=len(place_entities(split_words(row["text"]), row["entities"])[1]))
     return examples, dict(counts)
 
-# %% ../nbs/34_gliner.ipynb #75e892c9
+# %% ../nbs/34_gliner.ipynb #8de9c38c
 def draw_line(example: WordExample, known: Sequence[str], prompts: dict[str, dict[str, list]], *, negatives: int, room: int, chance: random.Random) -> dict:
     "A line of training in the library's format; `prompts` are language -> label -> [(what the encoder is given for it, its pieces)]."
     from finerweb.binder import choose_labels, relation
@@ -196,7 +196,7 @@ def draw_line(example: WordExample, known: Sequence[str], prompts: dict[str, dic
     ner = [[i, j, text] for i, j, label in example.gold for text, asked in called.items() if relation(asked, label) == 1]
     return {"tokenized_text": example.words, "ner": ner, "ner_labels": chance.sample(list(called), len(called))}
 
-# %% ../nbs/34_gliner.ipynb #f637bca1
+# %% ../nbs/34_gliner.ipynb #efb7fcc3
 def draw_lines(
     student: GlinerStudent, examples: Sequence[WordExample], count: int, *, negatives: int, seed: int, translations: dict[str, dict[str, str]], label_language: str
 ) -> list[dict]:  # fmt: skip

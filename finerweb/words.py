@@ -6,32 +6,66 @@
 __all__ = ['LONGEST_WORD', 'split_words', 'place_entities', 'spell_words', 'WordWindow', 'cut_words', 'word_windows',
            'spell_labels', 'group_labels']
 
-# %% ../nbs/32_words.ipynb #b97eea2c
+# %% ../nbs/32_words.ipynb #d9d31f0c
+import re
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .data import storable
 from .segment import graphemes, tokens
 
-# %% ../nbs/32_words.ipynb #9e2fa9b2
-LONGEST_WORD = 60  # characters; what is longer is noise or a web address, and some encoders have no word so long
+# %% ../nbs/32_words.ipynb #3a406bc2
+LONGEST_WORD = 60  # characters
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
 
-def split_words(text: str, edges: Collection[int] = ()) -> list[tuple[int, int]]:
-    "The spans of the words and signs of `text`, cut at the offsets `edges` too; the same whatever the language."
-    text, edges, found = storable(text), sorted(edges), []
+def _kind(character: str) -> str:
+    "What a character is for a cut: sign, digit, unspaced (script), letter; empty for what joins the character before it."
+    category = unicodedata.category(character)
+    if category[0] == "M" or category == "Cf":
+        return ""
+    if category[0] in "PS":
+        return "sign"
+    return "digit" if category == "Nd" else "unspaced" if _UNSPACED.match(character) else "letter"
+
+
+def _cuts(word: str) -> list[int]:
+    "Where a word of `03_segment` is cut: never within a grapheme."
+    if len(word) <= LONGEST_WORD and word.isalnum() and word.isascii() or not any(map(str.isalnum, word)):
+        return []
+    kinds = [_kind(c) for c in word]
+    last, found = kinds[0], []
+    for at, kind in enumerate(kinds[1:], start=1):
+        if kind and last and ("sign" in (kind, last) or (kind == "unspaced") != (last == "unspaced")):
+            found.append(at)
+        last = kind or last
+    whole = [end for _, end in graphemes(word)] if found or len(word) > LONGEST_WORD else []
+    joints, begin = set(found) & set(whole), 0
+    for before, at in zip(whole, whole[1:], strict=False):
+        if before not in joints and at - begin > LONGEST_WORD:
+            joints.add(before)
+        begin = before if before in joints else begin
+    return sorted(joints)
+
+# %% ../nbs/32_words.ipynb #1b088465
+def split_words(text: str, entities: Iterable[dict] = ()) -> list[tuple[int, int]]:
+    "The spans of the words and signs of `text`, the same whatever the language; with `entities`, such that each is made of whole words."
+    text, found, entities = storable(text), [], list(entities)
+    edges = sorted({edge for e in entities for edge in (e["start"], e["end"])})
     for start, end in tokens(text, "eng"):
-        cuts = edges[bisect_right(edges, start) : bisect_left(edges, end)] if edges else []
-        if end - start > LONGEST_WORD:
-            last, cuts = start, [*cuts]
-            for a, b in graphemes(text[start:end]):
-                if start + b - last > LONGEST_WORD and start + a > last:
-                    last = start + a
-                    cuts.append(last)
-        bounds = sorted({start, *cuts, end})
+        inside = edges[bisect_right(edges, start) : bisect_left(edges, end)]
+        bounds = sorted({start, *(start + at for at in _cuts(text[start:end])), *inside, end})
         found += zip(bounds, bounds[1:], strict=False)
+    firsts = [a for a, _ in found]
+    for start, end in ((e["start"], e["end"]) for e in entities):
+        before, last = bisect_right(firsts, start) - 1, bisect_left(firsts, end) - 1
+        if before < last and (before < 0 or found[before][1] <= start):
+            found[before + 1] = (start, found[before + 1][1])
+        if last >= 0 and start < found[last][1] < end:
+            found[last] = (found[last][0], end)
     return found
 
 
@@ -41,7 +75,7 @@ def place_entities(words: Sequence[tuple[int, int]], entities: Sequence[dict]) -
     at = [(first.get(e["start"], -1), last.get(e["end"], -1), e) for e in entities]
     return [x for x in at if 0 <= x[0] <= x[1]], [e for i, j, e in at if not 0 <= i <= j]
 
-# %% ../nbs/32_words.ipynb #66d5b24e
+# %% ../nbs/32_words.ipynb #94103a8b
 def spell_words(words: Sequence[str], tokenizer, room: int) -> tuple[list[str], list[int]]:
     "(what the encoder is given for each word, how many pieces that is): at least one piece, at most `room`. Raises ValueError for a tokenizer that is not fast."
     if not getattr(tokenizer, "is_fast", False):
@@ -57,7 +91,7 @@ def spell_words(words: Sequence[str], tokenizer, room: int) -> tuple[list[str], 
             spelled[n] = spelled[n][: len(spelled[n]) // 2] if counts[n] > room and len(spelled[n]) > 1 else filler
     return [], []
 
-# %% ../nbs/32_words.ipynb #0b9c5479
+# %% ../nbs/32_words.ipynb #1ef86723
 @dataclass(frozen=True, slots=True)
 class WordWindow:
     "Some words of a text as the encoder is given them: `spans` are their characters, `first` the number of the first; mentions begin in words `own`."
@@ -84,7 +118,7 @@ def cut_words(costs: Sequence[int], *, room: int, most: int, reach: int) -> list
         begin, owned = max(begin + 1, until - shared), until
     return windows
 
-# %% ../nbs/32_words.ipynb #ba117176
+# %% ../nbs/32_words.ipynb #4c6f8df2
 def word_windows(
     number: int, text: str, words: Sequence[tuple[int, int]], tokenizer, *, room: int, most: int, reach: int
 ) -> list[WordWindow]:  # fmt: skip
@@ -93,7 +127,7 @@ def word_windows(
     cut = cut_words(costs, room=room, most=most, reach=reach)
     return [WordWindow(number, spelled[a:b], list(words[a:b]), a, (own - a, until - a)) for a, b, own, until in cut]
 
-# %% ../nbs/32_words.ipynb #fca275ce
+# %% ../nbs/32_words.ipynb #0698f192
 def spell_labels(labels: Sequence[str], tokenizer) -> dict[str, tuple[str, int]]:
     "What the encoder is given for each label -> (the label, its pieces and its mark). Raises ValueError for a label that is no text."
     shown = {}
