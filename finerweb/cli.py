@@ -9,7 +9,6 @@ __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_sta
 # %% ../nbs/61_cli.ipynb #c4ea8131
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -253,16 +252,15 @@ def predict(
     threshold: Annotated[Optional[float], typer.Option(help="Least score; the student's own if not given.")] = None,  # noqa: UP045
 ) -> None:
     "Entities of the texts, one line each: text, start, end, label, score, mention."
-    from finerweb.binder import SpanBinder
+    from finerweb.evaluate import load_student
 
     texts = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
-    path = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
     wanted = [x.strip() for x in labels.split(",") if x.strip()]
     if not wanted:
         raise _stop("--labels is empty; give entity types with commas: person,location")
     try:
-        student = SpanBinder.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
+        student = load_student(model)
+    except (OSError, ValueError, RuntimeError) as error:
         raise _stop(f"no student in {model!r}: {error}") from None
     for n, entities in enumerate(student.predict(texts, wanted, threshold=threshold, progress=False)):
         for e in entities:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Predictor', 'load_student', 'predict_entities', 'score_annotations', 'evaluation_scores', 'leak_scores', 'compared']
 
-# %% ../nbs/35_evaluate.ipynb #21c79c6c
+# %% ../nbs/35_evaluate.ipynb #6dc42377
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from .data import Entity, Mention, Passage, broader, check_entities
 from .metrics import SpanScores, score_spans, with_intervals
 
-# %% ../nbs/35_evaluate.ipynb #3713e9f1
+# %% ../nbs/35_evaluate.ipynb #1e1dbcd1
 class Predictor(Protocol):
     "What an evaluation asks of a student."
 
@@ -21,13 +21,23 @@ class Predictor(Protocol):
         "The entities of each text under `labels`; `threshold` None is the student's own."
 
 
-def load_student(folder: Path) -> Predictor:
-    "The student that a stage left in `folder`. Raises FileNotFoundError."
-    if not (folder / "model" / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'model'} holds no config.json; expected the folder of a student, as 33_binder writes it")
+def load_student(name_or_path: str | Path) -> Predictor:
+    "The student in a folder (a model's, or the one a stage left) or on the hub, of whichever kind. Raises FileNotFoundError, ValueError or OSError."
+    path = Path(name_or_path)
+    path = path / "model" if (path / "model").is_dir() else path
+    if path.is_dir() and not (path / "config.json").exists() and not (path / "gliner_config.json").exists():
+        raise FileNotFoundError(f"{path} holds no config.json and no gliner_config.json; expected the folder of a student, as 33_binder or 34_gliner writes it")
     from finerweb.binder import SpanBinder
+    from finerweb.gliner_student import GlinerStudent
 
-    return SpanBinder.from_pretrained(folder / "model")
+    if (path / "gliner_config.json").exists():
+        return GlinerStudent.from_pretrained(path)
+    try:
+        return SpanBinder.from_pretrained(str(path))
+    except OSError as error:  # no config.json: on the hub, GLiNER's models have a gliner_config.json instead
+        if path.is_dir() or "config.json" not in str(error):
+            raise
+        return GlinerStudent.from_pretrained(name_or_path)
 
 
 def predict_entities(
@@ -43,7 +53,7 @@ def predict_entities(
             raise ValueError(f"prediction for {passage.id!r}: the student was not asked for {', '.join(strange)}")
     return [sorted(entities, key=lambda e: (e.start, e.end, e.label)) for entities in predicted]
 
-# %% ../nbs/35_evaluate.ipynb #0ac9d9a8
+# %% ../nbs/35_evaluate.ipynb #551e8e19
 def score_annotations(
     passages: Sequence[Passage],  # with their gold entities
     predicted: Sequence[Sequence[Entity | Mention]],  # one list for each passage
@@ -64,7 +74,7 @@ def score_annotations(
                 said[-1].append(Entity(e.start, e.start + len(e.text) if isinstance(e, Mention) else e.end, label))
     return score_spans([p.entities for p in passages], said, labels=names)
 
-# %% ../nbs/35_evaluate.ipynb #ffb7f9ea
+# %% ../nbs/35_evaluate.ipynb #7c811319
 def evaluation_scores(
     passages: Sequence[Passage],
     predicted: Sequence[Sequence[Entity]],
@@ -82,7 +92,7 @@ def evaluation_scores(
     draws = dict(resamples=resamples, seed=seed, level=level, documents=documents)
     return {name: with_intervals(score_spans(gold, predicted, labels=of), **draws) for name, of in chosen.items()}
 
-# %% ../nbs/35_evaluate.ipynb #f7941559
+# %% ../nbs/35_evaluate.ipynb #d66eb081
 def leak_scores(
     passages: Sequence[Passage],
     predicted: Sequence[Sequence[Entity]],

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 
 import yaml
 
+from .gliner_student import check_gliner
 from .graph import PlannedTask, Profile, outside_inputs, plan, task_inputs, up_to_date, wanted_tasks
 from .judge import check_judge
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
@@ -140,13 +141,15 @@ def check_models(profile: Profile) -> None:
 def run_profile(
     profile: Profile, *, home: str, run: str, stages: list[str], report: Callable[[str, PlannedTask, str], None], started: Callable[[list[PlannedTask]], None],
 ) -> dict[str, str]:  # fmt: skip
-    "Does what is not done of a profile's tasks; task label -> error for what failed. Raises ValueError for a wrong profile, RuntimeError if the run is at work already."
+    "Does what is not done of a profile's tasks; task label -> error for what failed. Raises ValueError (wrong profile), RuntimeError (no library, run at work)."
     from filelock import FileLock, Timeout
 
     check_models(profile)
     tasks = wanted_tasks(plan(profile), stages)
     for task in tasks:  # what is not there is said before hours of work
         outside_inputs(task)
+        if task.stage == "34_gliner":
+            check_gliner()
     folder = output_folder(home, run, tasks[0].stage).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
