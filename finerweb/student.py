@@ -6,21 +6,24 @@
 __all__ = ['CELLS', 'SPANS', 'BLOCK', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer', 'SpanBinder', 'frame',
            'collate', 'most_units', 'score_batch', 'predict_spans']
 
-# %% ../nbs/32_student.ipynb #eaa64e05
+# %% ../nbs/32_student.ipynb #42f30e48
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from .data import Entity, storable
 from .decoding import flat, threshold_of, uncrossed
 from .encoder import CharEncoderConfig, load_encoder
+from .folder import InFolder, check_encoder
 from .labels import check_labels, read_labels
+from .losses import Contrast
 from .reading import Window, cut_windows, group_windows, read_texts
 
-# %% ../nbs/32_student.ipynb #549d0785
+# %% ../nbs/32_student.ipynb #08c8e8da
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -36,7 +39,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/32_student.ipynb #b21780b8
+# %% ../nbs/32_student.ipynb #1d589c64
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -44,10 +47,12 @@ class SpanBinderConfig(PreTrainedConfig):
 
     def __init__(self, text_config: dict | None = None, label_config: dict | None = None, size: int = 128, max_width: int = 80, window: int = 512,
                  dropout: float = 0.2, freeze_labels: bool = True, threshold: float = 0.5, edge_floor: float = 0.02,
-                 restore_case: bool = False, thresholds: dict | None = None, **kwargs):  # fmt: skip
+                 restore_case: bool = False, contrastive: bool = False, overlap: int = 0, descriptions: dict | None = None,
+                 thresholds: dict | None = None, **kwargs):  # fmt: skip
         self.text_config, self.label_config = dict(text_config or {}), dict(label_config or {})
         self.size, self.max_width, self.window, self.dropout = size, max_width, window, dropout
         self.freeze_labels, self.threshold, self.edge_floor, self.restore_case = freeze_labels, threshold, edge_floor, restore_case
+        self.contrastive, self.overlap, self.descriptions = contrastive, overlap, dict(descriptions or {})
         self.thresholds = dict(thresholds or {})  # script -> threshold, where it is not `threshold`
         super().__init__(**kwargs)
 
@@ -55,12 +60,31 @@ class SpanBinderConfig(PreTrainedConfig):
 def _build(settings: dict) -> nn.Module:
     return AutoModel.from_config(AutoConfig.for_model(**settings))
 
-# %% ../nbs/32_student.ipynb #a17c0e11
-class SpanScorer(PreTrainedModel):
-    "The network of the student: both encoders, the projections, and the score of a span for a label."
-
+# %% ../nbs/32_student.ipynb #6445372a
+class _Pretrained(PreTrainedModel):
     config_class = SpanBinderConfig
     base_model_prefix = "binder"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=0.1)
+        elif isinstance(module, Contrast):
+            init.constant_(module.scales, math.log(1 / 0.07))
+        elif isinstance(module, SpanScorer):
+            if not self.config.contrastive:
+                # Spans are rarely mentions: begin with the odds of that, or the first steps only unlearn "yes"
+                init.constant_(module.bias, -4.0)
+                # a product of `size` terms: as large as one of them at first
+                init.normal_(module.span.weight, std=1 / self.config.size)
+            if module.case is not None:
+                init.zeros_(module.case.weight)
+
+# %% ../nbs/32_student.ipynb #308096ef
+class SpanScorer(_Pretrained):
+    "The network of the student: both encoders, the projections, and the score of a span for a label."
 
     def __init__(self, config: SpanBinderConfig):
         super().__init__(config)
@@ -72,40 +96,44 @@ class SpanScorer(PreTrainedModel):
         self.width = nn.Embedding(config.max_width, config.size)
         self.edges = nn.Linear(hidden, 2)
         self.case = nn.Embedding(4, hidden) if config.restore_case else None
-        self.span, self.label = nn.Linear(config.size, config.size), nn.Linear(wide, config.size)
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.contrast = Contrast(hidden, config.size) if config.contrastive else None
+        self.label = nn.Linear(wide, config.size * (3 if config.contrastive else 1))
+        if not config.contrastive:
+            self.span, self.bias = nn.Linear(config.size, config.size), nn.Parameter(torch.zeros(1))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=0.1)
-        elif isinstance(module, SpanScorer):
-            # Spans are rarely mentions: begin with the odds of that, or the first steps only unlearn "yes"
-            init.constant_(module.bias, -4.0)
-            # a product of `size` terms: as large as one of them at first
-            init.normal_(module.span.weight, std=1 / self.config.size)
-            if module.case is not None:
-                init.zeros_(module.case.weight)
-
-    def parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cases: torch.Tensor, prefix: int) -> tuple[torch.Tensor, ...]:
-        "What spans are made of: starts and ends [batch, units, size], edge scores [batch, units, 2]; `prefix` special tokens are left out."
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cases: torch.Tensor, prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
+        "The encoder's vectors of the units [batch, units, hidden] without `prefix` special tokens, and of [CLS], or the mean where there is none [batch, hidden]."
         read = {"input_ids": input_ids}
         if self.case is not None:
             read = {"inputs_embeds": self.text_encoder.get_input_embeddings()(input_ids) + self.case(cases)}
-        units = self.dropout(self.text_encoder(**read, attention_mask=attention_mask).last_hidden_state[:, prefix:])
-        return self.start(units), self.end(units), self.edges(units) - 3.0
+        hidden = self.dropout(self.text_encoder(**read, attention_mask=attention_mask).last_hidden_state)
+        mask = attention_mask.unsqueeze(-1)
+        nothing = hidden[:, 0] if prefix or not self.config.contrastive else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return hidden[:, prefix:], nothing
+
+    def parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cases: torch.Tensor, prefix: int) -> tuple[torch.Tensor, ...]:
+        "What spans are made of: starts and ends [batch, units, size], edge scores [batch, units, 2]; `prefix` special tokens are left out."
+        return self.split(*self.encode(input_ids, attention_mask, cases, prefix))
+
+    def split(self, units: torch.Tensor, nothing: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        "`parts` of what `encode` gives; where spans contrast with [CLS], it comes behind the last unit of starts and ends."
+        if self.contrast is None:
+            return self.start(units), self.end(units), self.edges(units) - 3.0
+        with_nothing = torch.cat([units, nothing[:, None]], dim=1)
+        # Binder has no such edges: they learn along without a say in its training
+        return self.start(with_nothing), self.end(with_nothing), self.edges(units.detach()) - 3.0
 
     def score(self, starts: torch.Tensor, ends: torch.Tensor, spans: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         "Logits [spans, labels] of the `spans` (row, first, last) for label vectors [labels, size]."
         row, first, last = spans.unbind(1)
-        made = nn.functional.gelu(starts[row, first] + ends[row, last] + self.width(last - first))
+        summed = starts[row, first] + ends[row, last] + self.width(last - first)
+        if self.contrast is not None:
+            return self.contrast.above(2, summed, starts[:, -1] + ends[:, -1] + self.width.weight[0], row, labels)
         folded = labels @ self.span.weight
         offset = labels @ self.span.bias + self.bias
-        return made @ folded.T + offset
+        return nn.functional.gelu(summed) @ folded.T + offset
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cases: torch.Tensor, spans: torch.Tensor, labels: torch.Tensor,
                 prefix: int = 0) -> torch.Tensor:  # fmt: skip
@@ -113,47 +141,35 @@ class SpanScorer(PreTrainedModel):
         starts, ends, _ = self.parts(input_ids, attention_mask, cases, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/32_student.ipynb #a4d5a26d
-class SpanBinder(SpanScorer):
+# %% ../nbs/32_student.ipynb #036c6630
+class SpanBinder(InFolder, SpanScorer):
     "A span bi-encoder with its tokenizers. Make one with `from_encoder`, or read one with `from_pretrained`."
 
     def __init__(self, config: SpanBinderConfig):
         super().__init__(config)
         self.text_tokenizer = self.label_tokenizer = None
-        self.heard = self.said = (None, {})  # what `read_labels` keeps
+        self.kept = {}  # what `read_labels` keeps
 
     @classmethod
-    def from_encoder(cls, encoder: str, *, label_encoder: str, size: int, max_width: int, window: int, dropout: float, freeze_labels: bool) -> "SpanBinder":
-        "Untrained heads on the encoder of the text and that of the labels: each \"char\", \"minilm\", a folder or a hub name."
+    def from_encoder(cls, encoder: str, *, label_encoder: str, size: int, max_width: int, window: int, dropout: float, freeze_labels: bool,
+                     contrastive: bool = False, overlap: int = 0, descriptions: dict[str, str] | None = None) -> "SpanBinder":  # fmt: skip
+        "Untrained heads on the encoder of the text and that of the labels: each \"char\", \"minilm\", a folder or a hub name. `overlap` 0: as windows need it."
         (tokenizer, text), (label_tokenizer, label) = load_encoder(encoder), load_encoder(label_encoder)
+        check_encoder(encoder, tokenizer, text)
         longest = getattr(text.config, "max_position_embeddings", None) or window + 8
         configs = [{k: v for k, v in m.config.to_dict().items() if k != "_name_or_path"} for m in (text, label)]
         uncased = tokenizer("A").input_ids == tokenizer("a").input_ids
-        model = cls(SpanBinderConfig(*configs, size, max_width, min(window, longest - 8), dropout, freeze_labels, restore_case=uncased))
+        model = cls(SpanBinderConfig(*configs, size, max_width, min(window, longest - 8), dropout, freeze_labels, restore_case=uncased,
+                                     contrastive=contrastive, overlap=overlap, descriptions=descriptions))  # fmt: skip
         model.text_encoder, model.label_encoder = text, label
         model.text_tokenizer, model.label_tokenizer = tokenizer, label_tokenizer
         model.label_encoder.requires_grad_(not freeze_labels)
         return model
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        "Writes the model and both tokenizers into a folder."
-        super().save_pretrained(save_directory, **kwargs)
-        for name in ("text_tokenizer", "label_tokenizer"):
-            getattr(self, name).save_pretrained(f"{save_directory}/{name}")
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str, *args, **kwargs) -> "SpanBinder":
-        "Reads a model from a folder or the hub."
-        model = super().from_pretrained(str(name_or_path), *args, **kwargs)
-        for name, encoder in (("text_tokenizer", model.text_encoder), ("label_tokenizer", model.label_encoder)):
-            setattr(model, name, AutoTokenizer.from_pretrained(str(name_or_path), subfolder=name, config=encoder.config))
-        model.label_encoder.requires_grad_(not model.config.freeze_labels)
-        return model
-
     def windows(self, first: int, *texts: str) -> list[Window]:
         "The windows of the texts, which have the numbers `first`, `first + 1`, ..."
         reach, size = getattr(self.text_encoder, "reach", 8), self.config.window
-        overlap = min(2 * (self.config.max_width + reach), size // 2)
+        overlap = min(self.config.overlap or 2 * (self.config.max_width + reach), size // 2)
         cut = dict(window=size, overlap=overlap, context=max(0, overlap - self.config.max_width) // 2)
         return [w for n, units in enumerate(read_texts(texts, self.text_tokenizer), first) for w in cut_windows(n, units, **cut)]
 
@@ -167,11 +183,11 @@ class SpanBinder(SpanScorer):
         found = predict_spans(self, texts, labels, threshold, batch_size, exact, progress) if labels else [[] for _ in texts]
         return [(uncrossed if nested else flat)(entities) for entities in found]
 
-# %% ../nbs/32_student.ipynb #e0f5d37a
+# %% ../nbs/32_student.ipynb #7cbf01cc
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/32_student.ipynb #8a763dc3
+# %% ../nbs/32_student.ipynb #a51a4b82
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -195,7 +211,7 @@ def collate(model: SpanBinder, windows: Sequence[Window]) -> tuple[dict, torch.T
     read = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device), "cases": cases.to(model.device), "prefix": len(before)}
     return read, starts.to(model.device), ends.to(model.device)
 
-# %% ../nbs/32_student.ipynb #cb6a4a3a
+# %% ../nbs/32_student.ipynb #eb97edee
 CELLS, SPANS = 1 << 22, 1 << 13  # scores and span vectors held at a time
 BLOCK = 1 << 21  # characters tokenized at a time
 
@@ -224,7 +240,7 @@ def score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Ten
         kept = (best >= floors[piece[:, 0]]).nonzero()[:, 0]
         yield from zip(*piece[kept].T.tolist(), which[kept].tolist(), best[kept].tolist(), strict=True)
 
-# %% ../nbs/32_student.ipynb #1fdb7060
+# %% ../nbs/32_student.ipynb #6537d8b6
 def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     "(number of its first text, texts) of blocks of some two million characters."
     first, block, size = 0, [], 0

@@ -26,8 +26,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted((ROOT / "nbs").glob("*.ipynb"))
 HEAVY = {"torch", "transformers", "datasets", "sentence_transformers", "accelerate", "sklearn", "scipy", "matplotlib", "pandas", "vllm", "gliner", "ray"}
-MODELS = {"encoder", "labels", "losses", "student", "binder"}  # they define torch modules, and only run cells and functions import them
-NOT_STAGES = {"32_decoding", "32_labels", "32_losses", "32_reading", "32_student"}  # 10-59, but definitions only
+MODELS = {"binder", "encoder", "labels", "losses", "student", "cells", "asking", "training"}  # they define torch modules, and only run cells and functions import them
+NOT_STAGES = {"32_asking", "32_cells", "32_decoding", "32_folder", "32_labels", "32_losses", "32_reading", "32_student", "32_training"}  # 10-59, but definitions only
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")

@@ -6,12 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finerweb.binder import calibrate, choose_labels, choose_rows, label_names, make_cells, make_examples, relation, swap_names, train_binder  # noqa: E402
+from finerweb.asking import label_names  # noqa: E402
+from finerweb.binder import choose_rows, swap_names  # noqa: E402
+from finerweb.cells import choose_labels, make_cells, make_examples, relation  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
 from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer, hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.segment import graphemes  # noqa: E402
 from finerweb.student import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
+from finerweb.training import calibrate, train_binder  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
     ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
@@ -163,7 +166,7 @@ def test_an_undecided_span_is_neither_taught_nor_forbidden(tiny_encoder):
     model = untrained(tiny_encoder)
     examples, _ = make_examples(model, doubtful)
     everything = torch.tensor([[1, i, j] for i in range(26) for j in range(i, 26)])
-    spans, targets, valid = make_cells(examples, everything, 30, ["city", "person"])
+    spans, targets, valid, _ = make_cells(examples, everything, 30, ["city", "person"])
     touching = (spans[:, 0] == 1) & (spans[:, 1] < start + 7) & (spans[:, 2] >= start)
     assert touching.any() and not valid[touching].any() and valid[~touching].all()
     scores = torch.zeros(len(spans), 2, requires_grad=True)
