@@ -6,7 +6,7 @@
 __all__ = ['joined_passages', 'many_labels', 'in_turns', 'encoder_alone', 'speed_table', 'measured_student', 'score_all',
            'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
 
-# %% ../nbs/70_benchmarks.ipynb #e222ede2
+# %% ../nbs/70_benchmarks.ipynb #f339d2f2
 import importlib.util
 import os
 import resource
@@ -18,7 +18,7 @@ from statistics import median
 
 from .data import Passage, Table, entity_types
 
-# %% ../nbs/70_benchmarks.ipynb #10b16021
+# %% ../nbs/70_benchmarks.ipynb #8ac5795c
 def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
     "Texts of at least `words` words each, of sentences that follow each other; what is left over is dropped."
     texts, held, size = [], [], 0
@@ -41,7 +41,7 @@ def many_labels(count: int) -> list[str]:
         raise ValueError(f"{count} labels wanted, but there are {len(labels)}")
     return labels[:count]
 
-# %% ../nbs/70_benchmarks.ipynb #cf296dad
+# %% ../nbs/70_benchmarks.ipynb #0a8b6e09
 def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, tuple[float, float]]:
     "Name -> median seconds (clock, process) of each task; they are run once to warm up, then `repeats` times in turns."
     for task in tasks.values():
@@ -54,7 +54,7 @@ def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[st
             times[name].append((time.perf_counter() - clock, time.process_time() - process))
     return {name: tuple(median(side) for side in zip(*some, strict=True)) for name, some in times.items()}
 
-# %% ../nbs/70_benchmarks.ipynb #18e92b49
+# %% ../nbs/70_benchmarks.ipynb #377effee
 def encoder_alone(model, texts: Sequence[str], *, batch_size: int) -> Callable[[], None]:
     "A task: the forward pass of the student's encoder over the batches of `texts`, which are made now."
     import torch
@@ -88,7 +88,7 @@ def speed_table(model, texts: Sequence[str], *, counts: Sequence[int], batch_siz
         rows.append(row | {"entities": sum(map(len, found[-1])), "load": os.getloadavg()[0]})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #b284ee4a
+# %% ../nbs/70_benchmarks.ipynb #93fa1c25
 def measured_student(folder: str):
     "The student in `folder`; where that is empty, MiniLM with untrained heads, which prune nothing."
     import torch
@@ -103,7 +103,7 @@ def measured_student(folder: str):
     sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
     return SpanBinder.from_encoder("minilm", **sizes).eval()
 
-# %% ../nbs/70_benchmarks.ipynb #87a5d2d4
+# %% ../nbs/70_benchmarks.ipynb #2c6c4635
 def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
     "Probabilities [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
     import torch
@@ -154,7 +154,7 @@ def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int) -
         rows.append({"way": way, "peak MB": round(after), "added MB": round(after - before), "units": int(units)})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #ae2d0977
+# %% ../nbs/70_benchmarks.ipynb #213e009b
 def gliner_tasks(texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float) -> dict[str, Callable[[], object]]:
     "Name -> task, for the uni-encoder and the bi-encoder (models in `folders`, else MiniLM with untrained heads). Raises ImportError where gliner is not installed."
     if importlib.util.find_spec("gliner") is None:
