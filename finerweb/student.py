@@ -218,7 +218,7 @@ BLOCK = 1 << 21  # characters tokenized at a time
 
 def most_units(device: torch.device) -> int:
     "How many units one batch may have: as many as fit into the cache of a processor; many more on a GPU, which is idle between small batches."
-    return 1024 if device.type == "cpu" else 65536
+    return 1024 if device.type == "cpu" else 32768
 
 
 def score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Tensor, least: Sequence[float], exact: bool) -> Iterator[tuple]:
