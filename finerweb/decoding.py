@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['flat', 'uncrossed', 'best_threshold', 'script_of', 'threshold_of', 'calibrate_scripts']
 
-# %% ../nbs/32_decoding.ipynb #261e3b1f
+# %% ../nbs/32_decoding.ipynb #22266c23
 from collections.abc import Iterable, Sequence
 
 from .data import Entity, broader
 from .languages import in_script
 
-# %% ../nbs/32_decoding.ipynb #6265caa5
+# %% ../nbs/32_decoding.ipynb #2a90ed5f
 def _best_first(entities: Iterable[Entity]) -> list[Entity]:
     return sorted(entities, key=lambda e: (-e.score, e.start, -e.end, e.label))
 
@@ -38,7 +38,7 @@ def uncrossed(entities: Iterable[Entity]) -> list[Entity]:
             earliest[e.end] = min(earliest.get(e.end, e.start), e.start)
     return sorted(chosen.values(), key=lambda e: (e.start, -e.end))
 
-# %% ../nbs/32_decoding.ipynb #46e65108
+# %% ../nbs/32_decoding.ipynb #dc061ea2
 def best_threshold(predictions: Iterable[tuple[float, bool]], gold: int, *, default: float) -> tuple[float, float]:
     "(threshold, F1) of the best micro F1 of predictions (score, is it right) of `gold` entities; half way to the next score; `default`, 0 where none is right."
     ranked = sorted(predictions, reverse=True)
@@ -61,7 +61,7 @@ def threshold_of(config, text: str) -> float:
     thresholds = getattr(config, "thresholds", None) or {}
     return thresholds.get(script_of(text, thresholds) if thresholds else "", config.threshold)
 
-# %% ../nbs/32_decoding.ipynb #f0f9df27
+# %% ../nbs/32_decoding.ipynb #0938cd95
 def calibrate_scripts(model, rows: Sequence[dict], *, least: int, batch_size: int, progress: bool = True) -> dict[str, tuple[float, float]]:
     """Sets `threshold` and, for each script with at least `least` entities in `rows`, `thresholds` in the model's configuration.
     (threshold, F1) by script, "" for all rows. Predictions that touch an undecided span count neither way."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_labels', 'read_labels']
 
-# %% ../nbs/32_labels.ipynb #8e7b794a
+# %% ../nbs/32_labels.ipynb #3728b2ff
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .data import storable
 from .encoder import CharTokenizer
 
-# %% ../nbs/32_labels.ipynb #c779090b
+# %% ../nbs/32_labels.ipynb #69a7f419
 def check_labels(labels: Sequence[str]) -> list[str]:
     "The labels, each once, in order. Raises ValueError for one text in place of a list, and for a label that is no text."
     if isinstance(labels, str):
@@ -34,12 +34,12 @@ def _mean_vectors(encoder: nn.Module, units: dict) -> torch.Tensor:
 def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Tensor | None]:
     "What the label encoder says of each label; None where it lacks the script. Raises ValueError for a label that is too long for it."
     longest = min(model.label_tokenizer.model_max_length, getattr(model.label_encoder.config, "max_position_embeddings", None) or 4096)
-    unknown, means, described = model.label_tokenizer.unk_token_id, {}, getattr(model.config, "descriptions", {})
+    unknown, described, means = model.label_tokenizer.unk_token_id, model.config.descriptions, {}
     order = sorted(labels, key=lambda label: (len(label), label))  # little to fill up
     for begin in range(0, len(order), 64):
         some = order[begin : begin + 64]
         told = [f"{label}: {described[label]}" if label in described else label for label in some]
-        units = model.label_tokenizer([storable(text) for text in told], padding=True, return_tensors="pt", verbose=False)
+        units = model.label_tokenizer([storable(words) for words in told], padding=True, return_tensors="pt", verbose=False)
         for label, size in zip(some, units["attention_mask"].sum(1).tolist(), strict=True):
             if size > longest:
                 raise ValueError(f"label {label!r:.60}... has {size} pieces, and the label encoder reads at most {longest}; say it in fewer words")
@@ -47,7 +47,7 @@ def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Ten
         means |= {s: None if unknown is not None and unknown in ids else row for s, ids, row in zip(some, units["input_ids"].tolist(), rows, strict=True)}
     return means
 
-# %% ../nbs/32_labels.ipynb #6c5feaa8
+# %% ../nbs/32_labels.ipynb #a06fc70f
 def _project(model: nn.Module, labels: Sequence[str], means: dict[str, torch.Tensor | None]) -> torch.Tensor:
     foreign, bags = [label for label in labels if means[label] is None], {}
     for begin in range(0, len(foreign), 64):
@@ -63,6 +63,13 @@ def _state(*modules: nn.Module) -> tuple:
     return tuple((p.data_ptr(), p._version) for module in modules for p in module.parameters())
 
 
+def _kept(model: nn.Module, name: str, state: tuple) -> dict:
+    "What the model keeps under `name`; nothing if its `state` is another by now."
+    if model.kept.get(name, ((),))[0] != state:
+        model.kept[name] = (state, {})
+    return model.kept[name][1]
+
+
 def read_labels(model: nn.Module, labels: Sequence[str]) -> torch.Tensor:
     "The vectors of `labels` [labels, size], each computed once for the same weights. Raises ValueError for what is no label."
     distinct = check_labels(labels)
@@ -70,18 +77,11 @@ def read_labels(model: nn.Module, labels: Sequence[str]) -> torch.Tensor:
         return torch.zeros(0, model.config.size, device=model.device)
     frozen, learning = model.config.freeze_labels, torch.is_grad_enabled()
     model.label_encoder.train(model.training and not frozen)  # a frozen encoder must not be heard through its dropout
-    if model.training:  # a fused optimizer changes weights without counting
-        model.said, model.heard = (None, {}), model.heard if frozen else (None, {})
-    heard = _state(model.label_encoder)
-    said = (heard, _state(model.label_bag, model.label))
-    if model.heard[0] != heard:
-        model.heard = (heard, {})
-    if model.said[0] != said:
-        model.said = (said, {})
-    kept = {} if model.training or learning else model.said[1]
+    state = (_state(model.label_encoder), tuple(sorted(model.config.descriptions.items())))
+    heard = _kept(model, "heard", state) if frozen else {}
+    kept = {} if model.training or learning else _kept(model, "said", (state, _state(model.label_bag, model.label)))
     if new := [label for label in distinct if label not in kept]:
-        means = model.heard[1] if frozen else {}
         with torch.set_grad_enabled(learning and not frozen):
-            means |= _label_means(model, [label for label in new if label not in means])
-        kept |= zip(new, _project(model, new, means), strict=True)
+            heard |= _label_means(model, [label for label in new if label not in heard])
+        kept |= zip(new, _project(model, new, heard), strict=True)
     return torch.stack([kept[label] for label in labels])

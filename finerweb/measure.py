@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['joined_passages', 'many_labels', 'in_turns', 'encoder_alone', 'speed_table', 'measured_student', 'score_all',
-           'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
+           'forget_peak', 'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
 
-# %% ../nbs/70_benchmarks.ipynb #c1669d03
+# %% ../nbs/70_benchmarks.ipynb #1d113e49
 import importlib.util
 import os
 import resource
@@ -18,7 +18,7 @@ from statistics import median
 
 from .data import Passage, Table, entity_types
 
-# %% ../nbs/70_benchmarks.ipynb #f236a170
+# %% ../nbs/70_benchmarks.ipynb #e1b2422c
 def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
     "Texts of at least `words` words each, of sentences that follow each other; what is left over is dropped."
     texts, held, size = [], [], 0
@@ -41,7 +41,7 @@ def many_labels(count: int) -> list[str]:
         raise ValueError(f"{count} labels wanted, but there are {len(labels)}")
     return labels[:count]
 
-# %% ../nbs/70_benchmarks.ipynb #0319616e
+# %% ../nbs/70_benchmarks.ipynb #e11ed62f
 def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, tuple[float, float]]:
     "Name -> median seconds (clock, process) of each task; they are run once to warm up, then `repeats` times in turns."
     for task in tasks.values():
@@ -54,7 +54,7 @@ def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[st
             times[name].append((time.perf_counter() - clock, time.process_time() - process))
     return {name: tuple(median(side) for side in zip(*some, strict=True)) for name, some in times.items()}
 
-# %% ../nbs/70_benchmarks.ipynb #6c1fcb83
+# %% ../nbs/70_benchmarks.ipynb #02653721
 def encoder_alone(model, texts: Sequence[str], *, batch_size: int) -> Callable[[], None]:
     "A task: the forward pass of the student's encoder over the batches of `texts`, which are made now."
     import torch
@@ -88,7 +88,7 @@ def speed_table(model, texts: Sequence[str], *, counts: Sequence[int], batch_siz
         rows.append(row | {"entities": sum(map(len, found[-1])), "load": os.getloadavg()[0]})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #ceb5be49
+# %% ../nbs/70_benchmarks.ipynb #54a79e92
 def measured_student(folder: str):
     "The student in `folder`; where that is empty, MiniLM with untrained heads, which prune nothing."
     import torch
@@ -103,7 +103,7 @@ def measured_student(folder: str):
     sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
     return SpanBinder.from_encoder("minilm", **sizes).eval()
 
-# %% ../nbs/70_benchmarks.ipynb #9c4daa59
+# %% ../nbs/70_benchmarks.ipynb #6087a77d
 def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
     "Probabilities [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
     import torch
@@ -116,6 +116,15 @@ def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
     last = (torch.arange(units)[:, None] + width).clamp(max=units - 1)
     made = torch.nn.functional.gelu(starts[:, :, None] + ends[:, last] + model.width(width.clamp(max=model.config.max_width - 1)))
     return torch.sigmoid(made @ (vectors @ model.span.weight).T + vectors @ model.span.bias + model.bias)
+
+
+def forget_peak() -> None:
+    "Begins the peak memory of this process anew, on Linux; elsewhere the peak of loading stays."
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass
 
 
 def memory_probe(way: str, folder: str, *, batch: int, labels: int) -> None:
@@ -133,6 +142,7 @@ def memory_probe(way: str, folder: str, *, batch: int, labels: int) -> None:
     with torch.no_grad():
         vectors = read_labels(model, many_labels(labels))
         model.windows(0, "Oslo")
+        forget_peak()
         before = peak()
         if way == "encoder":
             read = collate(model, windows)[0]
@@ -154,7 +164,7 @@ def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int) -
         rows.append({"way": way, "peak MB": round(after), "added MB": round(after - before), "units": int(units)})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #8a27daa0
+# %% ../nbs/70_benchmarks.ipynb #dd8ae89e
 def gliner_tasks(texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float) -> dict[str, Callable[[], object]]:
     "Name -> task, for the uni-encoder and the bi-encoder (models in `folders`, else MiniLM with untrained heads). Raises ImportError where gliner is not installed."
     if importlib.util.find_spec("gliner") is None:

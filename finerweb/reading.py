@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['case_of', 'read_units', 'read_texts', 'Window', 'cut_windows', 'group_windows']
 
-# %% ../nbs/32_reading.ipynb #51322775
+# %% ../nbs/32_reading.ipynb #1d1dc945
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from functools import lru_cache
 from .data import storable
 from .segment import graphemes
 
-# %% ../nbs/32_reading.ipynb #923a7f1c
+# %% ../nbs/32_reading.ipynb #2881092c
 @lru_cache(maxsize=100_000)
 def case_of(piece: str) -> int:
     "0: no letters with case; 1: none is a capital; 2: begins with a capital; 3: several, all capitals."
@@ -52,7 +52,7 @@ def read_texts(texts: Sequence[str], tokenizer) -> Iterator[tuple[list, ...]]:
         raise ValueError(f"{type(tokenizer).__name__} gives no offsets; a student needs a fast tokenizer or finerweb's CharTokenizer")
     yield from map(read_units, clean, units["input_ids"], units["offset_mapping"])
 
-# %% ../nbs/32_reading.ipynb #e3718a59
+# %% ../nbs/32_reading.ipynb #ee6695b9
 @dataclass(frozen=True, slots=True)
 class Window:
     "A piece of a text as an encoder reads it: `offsets[i]` are the characters of unit `i`; spans are looked for among units `inner`."
@@ -79,7 +79,7 @@ def cut_windows(text: int, units: tuple, *, window: int, overlap: int, context: 
             return cut
         begin += window - overlap
 
-# %% ../nbs/32_reading.ipynb #4c3ae5a5
+# %% ../nbs/32_reading.ipynb #41f4e03a
 def group_windows(windows: Sequence[Window], *, most: int, budget: int) -> Iterator[list[Window]]:
     "Batches of windows of similar length, long ones first: up to `most` windows and, filling included, `budget` units; a longer window is alone."
     batch: list[Window] = []

@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'SPANS', 'BLOCK', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer', 'SpanBinder', 'frame',
            'collate', 'most_units', 'score_batch', 'predict_spans']
 
-# %% ../nbs/32_student.ipynb #311fa144
+# %% ../nbs/32_student.ipynb #42f30e48
 import math
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +23,7 @@ from .labels import check_labels, read_labels
 from .losses import Contrast
 from .reading import Window, cut_windows, group_windows, read_texts
 
-# %% ../nbs/32_student.ipynb #bd75bef2
+# %% ../nbs/32_student.ipynb #08c8e8da
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
     "Spans (row, first, last) between allowed starts and ends: boolean [batch, length] each -> [spans, 3], in reading order; `last` is within."
     at = starts.nonzero()
@@ -39,7 +39,7 @@ def strongest(scores: torch.Tensor, allowed: torch.Tensor, share: float) -> torc
     wanted = (allowed.sum(1, keepdim=True) * share).ceil().clamp(min=8)
     return allowed & (ranks < wanted)
 
-# %% ../nbs/32_student.ipynb #727544c9
+# %% ../nbs/32_student.ipynb #1d589c64
 class SpanBinderConfig(PreTrainedConfig):
     "The configurations of both encoders, the sizes, and the threshold set in training."
 
@@ -47,20 +47,20 @@ class SpanBinderConfig(PreTrainedConfig):
 
     def __init__(self, text_config: dict | None = None, label_config: dict | None = None, size: int = 128, max_width: int = 80, window: int = 512,
                  dropout: float = 0.2, freeze_labels: bool = True, threshold: float = 0.5, edge_floor: float = 0.02,
-                 restore_case: bool = False, thresholds: dict | None = None, contrastive: bool = False, overlap: int = 0, descriptions: dict | None = None,
-                 **kwargs):  # fmt: skip
+                 restore_case: bool = False, contrastive: bool = False, overlap: int = 0, descriptions: dict | None = None,
+                 thresholds: dict | None = None, **kwargs):  # fmt: skip
         self.text_config, self.label_config = dict(text_config or {}), dict(label_config or {})
         self.size, self.max_width, self.window, self.dropout = size, max_width, window, dropout
         self.freeze_labels, self.threshold, self.edge_floor, self.restore_case = freeze_labels, threshold, edge_floor, restore_case
-        self.thresholds = dict(thresholds or {})  # script -> threshold, where it is not `threshold`
         self.contrastive, self.overlap, self.descriptions = contrastive, overlap, dict(descriptions or {})
+        self.thresholds = dict(thresholds or {})  # script -> threshold, where it is not `threshold`
         super().__init__(**kwargs)
 
 
 def _build(settings: dict) -> nn.Module:
     return AutoModel.from_config(AutoConfig.for_model(**settings))
 
-# %% ../nbs/32_student.ipynb #42a21583
+# %% ../nbs/32_student.ipynb #6445372a
 class _Pretrained(PreTrainedModel):
     config_class = SpanBinderConfig
     base_model_prefix = "binder"
@@ -82,7 +82,7 @@ class _Pretrained(PreTrainedModel):
             if module.case is not None:
                 init.zeros_(module.case.weight)
 
-# %% ../nbs/32_student.ipynb #7394a79c
+# %% ../nbs/32_student.ipynb #308096ef
 class SpanScorer(_Pretrained):
     "The network of the student: both encoders, the projections, and the score of a span for a label."
 
@@ -141,14 +141,14 @@ class SpanScorer(_Pretrained):
         starts, ends, _ = self.parts(input_ids, attention_mask, cases, prefix)
         return self.score(starts, ends, spans, labels)
 
-# %% ../nbs/32_student.ipynb #c9a9ba9b
+# %% ../nbs/32_student.ipynb #036c6630
 class SpanBinder(InFolder, SpanScorer):
     "A span bi-encoder with its tokenizers. Make one with `from_encoder`, or read one with `from_pretrained`."
 
     def __init__(self, config: SpanBinderConfig):
         super().__init__(config)
         self.text_tokenizer = self.label_tokenizer = None
-        self.heard = self.said = (None, {})  # what `read_labels` keeps
+        self.kept = {}  # what `read_labels` keeps
 
     @classmethod
     def from_encoder(cls, encoder: str, *, label_encoder: str, size: int, max_width: int, window: int, dropout: float, freeze_labels: bool,
@@ -183,11 +183,11 @@ class SpanBinder(InFolder, SpanScorer):
         found = predict_spans(self, texts, labels, threshold, batch_size, exact, progress) if labels else [[] for _ in texts]
         return [(uncrossed if nested else flat)(entities) for entities in found]
 
-# %% ../nbs/32_student.ipynb #cd90b459
+# %% ../nbs/32_student.ipynb #7cbf01cc
 AutoConfig.register("finerweb-binder", SpanBinderConfig, exist_ok=True)
 AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
-# %% ../nbs/32_student.ipynb #90554c08
+# %% ../nbs/32_student.ipynb #a51a4b82
 def frame(tokenizer) -> tuple[list[int], list[int]]:
     "The special tokens before and behind a text."
     units = tokenizer("a", return_special_tokens_mask=True)
@@ -211,14 +211,14 @@ def collate(model: SpanBinder, windows: Sequence[Window]) -> tuple[dict, torch.T
     read = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device), "cases": cases.to(model.device), "prefix": len(before)}
     return read, starts.to(model.device), ends.to(model.device)
 
-# %% ../nbs/32_student.ipynb #b6a865cf
+# %% ../nbs/32_student.ipynb #eb97edee
 CELLS, SPANS = 1 << 22, 1 << 13  # scores and span vectors held at a time
 BLOCK = 1 << 21  # characters tokenized at a time
 
 
 def most_units(device: torch.device) -> int:
     "How many units one batch may have: as many as fit into the cache of a processor; many more on a GPU, which is idle between small batches."
-    return 1024 if device.type == "cpu" else 65536
+    return 1024 if device.type == "cpu" else 32768
 
 
 def score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Tensor, least: Sequence[float], exact: bool) -> Iterator[tuple]:
@@ -240,7 +240,7 @@ def score_batch(model: SpanBinder, windows: Sequence[Window], vectors: torch.Ten
         kept = (best >= floors[piece[:, 0]]).nonzero()[:, 0]
         yield from zip(*piece[kept].T.tolist(), which[kept].tolist(), best[kept].tolist(), strict=True)
 
-# %% ../nbs/32_student.ipynb #f5ef5f81
+# %% ../nbs/32_student.ipynb #6537d8b6
 def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     "(number of its first text, texts) of blocks of some two million characters."
     first, block, size = 0, [], 0

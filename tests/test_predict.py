@@ -262,7 +262,7 @@ def test_odd_labels_are_answered_under_their_own_name(tiny):
 ODD = "aZé \n\t\r\x00\x07\u0301\u200d\u200f\u202e\ufe0f\u0e33วั่\u1039က္ခ🇰🇪👍🏽👨👩👧क्षि한각ᄀ가سلا\u0644\u0627שׁ\ud800\udfff\ufffd東ﷺ"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.text(ODD, max_size=40), st.text(max_size=40), st.text(st.characters(), max_size=20)))
 def test_offsets_are_whole_graphemes_of_any_text(model, text):
     edges = {0} | {end for _, end in graphemes(text)}
@@ -275,7 +275,7 @@ def test_offsets_are_whole_graphemes_of_any_text(model, text):
 
 def test_a_text_of_a_megabyte(tiny):
     model, part = make(tiny, window=4000), "Wangari Maathai alizaliwa Nyeri, Kenya. "
-    text = part * 26_000
+    text = part * 25_700
     said = model.predict([text, "Oslo"], ["person"], 0.9, progress=False)
     short = [(text[e.start : e.end], e.start % len(part)) for e in model.predict([part * 5], ["person"], 0.9, progress=False)[0] if len(part) <= e.start < 4 * len(part)]
     assert len(text) > 1_000_000 and len(said) == 2 and short
