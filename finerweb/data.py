@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'Entity', 'Mention', 'Passage', 'entity_from_row', 'entity_row', 'lesson_passages', 'schema', 'features',
            'check_entities', 'check_rows', 'storable', 'Table', 'asset', 'entity_types', 'broader']
 
-# %% ../nbs/00_data.ipynb #309cdcf0
+# %% ../nbs/00_data.ipynb #99a35ba3
 import html
 import re
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-# %% ../nbs/00_data.ipynb #9ba94306
+# %% ../nbs/00_data.ipynb #5da72384
 @dataclass(frozen=True, slots=True)
 class Entity:
     "A labelled span of a text: half-open character offsets, the confidence in it (0 to 1), and the teachers that found it."
@@ -35,7 +35,7 @@ class Mention:
     score: float = 1.0
     start: int = -1
 
-# %% ../nbs/00_data.ipynb #49c2a1b0
+# %% ../nbs/00_data.ipynb #e0a379dc
 _COLOURS = "#ffd8a8 #b2f2bb #a5d8ff #eebefa #ffc9c9 #96f2d7 #ffec99 #d0bfff #bac8ff #d8f5a2".split()
 
 
@@ -84,7 +84,7 @@ def entity_row(entity: Entity) -> dict:
     "`entity` as a table cell."
     return asdict(entity) | {"teachers": list(entity.teachers)}
 
-# %% ../nbs/00_data.ipynb #2527e6a3
+# %% ../nbs/00_data.ipynb #4b15a774
 _LESSON = (
     ("eng_0", "eng", "Latn", "Wangari Maathai won the Nobel Peace Prize in Oslo on 10 December 2004, and the University of Nairobi celebrated."),
     ("swh_0", "swh", "Latn", "Wangari Maathai alizaliwa Nyeri, Kenya, na mwaka 2004 alipokea Tuzo ya Amani ya Nobel mjini Oslo."),
@@ -96,7 +96,7 @@ def lesson_passages() -> list[Passage]:
     "The three passages of the lessons: English, Swahili and Thai, without entities."
     return [Passage(id, text, language, script) for id, language, script, text in _LESSON]
 
-# %% ../nbs/00_data.ipynb #5648a165
+# %% ../nbs/00_data.ipynb #7154287a
 _MENTION = pa.struct([("text", pa.string()), ("label", pa.string()), ("score", pa.float64()), ("start", pa.int64())])
 _ENTITY = pa.struct(
     [("start", pa.int64()), ("end", pa.int64()), ("label", pa.string()), ("score", pa.float64()), ("teachers", pa.list_(pa.string()))]
@@ -136,7 +136,7 @@ def features(stage: str) -> "datasets.Features":  # noqa: F821
 
     return Features.from_arrow_schema(schema(stage))
 
-# %% ../nbs/00_data.ipynb #402a0a09
+# %% ../nbs/00_data.ipynb #fcaf84c0
 def check_entities(text: str, entities: list[dict], *, where: str) -> None:
     "Every span lies in `text`, is not empty, has a label. Raises ValueError that begins with `where`."
     for n, e in enumerate(entities):
@@ -160,14 +160,14 @@ def check_rows(rows: list[dict], stage: str) -> list[dict]:
                 check_entities(row["text"], row[column], where=f"{where}, {column}")
     return rows
 
-# %% ../nbs/00_data.ipynb #398dc9b9
+# %% ../nbs/00_data.ipynb #8488f04e
 def storable(text: str) -> str:
     "`text` with NUL and lone surrogates as U+FFFD, one for one; raises TypeError for what is no text."
     if not isinstance(text, str):
         raise TypeError(f"expected text, found {type(text).__name__}: {text!r:.60}")
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
-# %% ../nbs/00_data.ipynb #a59e2ef0
+# %% ../nbs/00_data.ipynb #92936b88
 class Table(list):
     "Rows (dicts with the same keys) that show themselves as a table."
 
@@ -177,7 +177,7 @@ class Table(list):
         body = "".join("<tr>" + "".join(cell("td", v) for v in row.values()) + "</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-# %% ../nbs/00_data.ipynb #b97fb13f
+# %% ../nbs/00_data.ipynb #26e9a688
 def asset(name: str) -> Path:
     "A file or folder that the package carries. Raises FileNotFoundError."
     path = Path(str(resources.files("finerweb"))) / "assets" / name

@@ -290,14 +290,15 @@ def test_every_mention_is_the_join_of_its_tokens(real_data, monkeypatch):
 def test_leaks_between_train_and_test(real_data, monkeypatch):
     """What is known of these sets: 126, 12, none and all."""
     monkeypatch.setenv("FINERWEB_TEST_DATA", str(real_data))
-    for name, split, expected in (("conll2003", "test", 126), ("masakhaner2-swh", "test", 12), ("thainer", "test", 0), ("thainer", "dev", 510)):
-        train, test = ([p.text for p in read_benchmark({"name": "x", "set": name, "split": s}).passages] for s in ("train", split))
-        leaks = find_leaks(train, test, share=0.8, shortest=20)
-        assert sum(leak.exact for leak in leaks) == expected, (name, split)
-        assert (len(leaks) > expected) == (name in ("conll2003", "masakhaner2-swh"))
-    train, test = ([p.text for p in read_benchmark({"name": "x", "set": "masakhaner2-swh", "split": s}).passages] for s in ("train", "test"))
-    kept, dropped = without_leaks([{"text": t} for t in train], {"swh": test}, share=0.8, shortest=20)
-    assert len(dropped) >= 12 and len(kept) + len(dropped) == len(train) and not find_leaks([r["text"] for r in kept], test, share=0.8, shortest=20)
+    for name, splits in (("conll2003", {"test": 126}), ("thainer", {"test": 0, "dev": 510}), ("masakhaner2-swh", {"test": 12})):
+        texts = {s: [p.text for p in read_benchmark({"name": "x", "set": name, "split": s}).passages] for s in ("train", *splits)}
+        for split, expected in splits.items():
+            leaks = find_leaks(texts["train"], texts[split], share=0.8, shortest=20)
+            assert sum(leak.exact for leak in leaks) == expected, (name, split)
+            assert (len(leaks) > expected) == (name in ("conll2003", "masakhaner2-swh"))
+    kept, dropped = without_leaks([{"text": t} for t in texts["train"]], {"swh": texts["test"]}, share=0.8, shortest=20)
+    assert len(dropped) >= 12 and len(kept) + len(dropped) == len(texts["train"])
+    assert not find_leaks([r["text"] for r in kept], texts["test"], share=0.8, shortest=20)
 
 
 def test_scores_of_whole_test_sets_are_seqevals(real_data, monkeypatch):
