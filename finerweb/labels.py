@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_labels', 'read_labels']
 
-# %% ../nbs/32_labels.ipynb #3728b2ff
+# %% ../nbs/32_labels.ipynb #8caff3e6
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .data import storable
 from .encoder import CharTokenizer
 
-# %% ../nbs/32_labels.ipynb #69a7f419
+# %% ../nbs/32_labels.ipynb #d1ef57b8
 def check_labels(labels: Sequence[str]) -> list[str]:
     "The labels, each once, in order. Raises ValueError for one text in place of a list, and for a label that is no text."
     if isinstance(labels, str):
@@ -47,7 +47,7 @@ def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Ten
         means |= {s: None if unknown is not None and unknown in ids else row for s, ids, row in zip(some, units["input_ids"].tolist(), rows, strict=True)}
     return means
 
-# %% ../nbs/32_labels.ipynb #a06fc70f
+# %% ../nbs/32_labels.ipynb #c13fa9bf
 def _project(model: nn.Module, labels: Sequence[str], means: dict[str, torch.Tensor | None]) -> torch.Tensor:
     foreign, bags = [label for label in labels if means[label] is None], {}
     for begin in range(0, len(foreign), 64):
@@ -77,6 +77,8 @@ def read_labels(model: nn.Module, labels: Sequence[str]) -> torch.Tensor:
         return torch.zeros(0, model.config.size, device=model.device)
     frozen, learning = model.config.freeze_labels, torch.is_grad_enabled()
     model.label_encoder.train(model.training and not frozen)  # a frozen encoder must not be heard through its dropout
+    if model.training:
+        model.kept.pop("said", None)  # a fused optimizer does not count what it writes
     state = (_state(model.label_encoder), tuple(sorted(model.config.descriptions.items())))
     heard = _kept(model, "heard", state) if frozen else {}
     kept = {} if model.training or learning else _kept(model, "said", (state, _state(model.label_bag, model.label)))
