@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_rows', 'swap_names', 'read_descriptions', 'model_card']
 
-# %% ../nbs/33_binder.ipynb #8f1673e2
+# %% ../nbs/33_binder.ipynb #5cb84a83
 import json
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .data import broader, entity_types
 from .languages import language as find_language
 from .student import SpanBinder
 
-# %% ../nbs/33_binder.ipynb #9d2a1b12
+# %% ../nbs/33_binder.ipynb #bfb47454
 def choose_rows(rows: Sequence[dict], *, confident_only: bool, min_score: float, longest: int, empty: float, seed: int) -> list[dict]:
     "The sentences to learn from, shuffled; `empty` is the share of them that has no entity, as far as there are such."
     sure = [r for r in rows if len(r["text"]) <= longest and not (confident_only and r["undecided"]) and all(e.get("score", 1.0) >= min_score for e in r["entities"])]
@@ -50,7 +50,7 @@ def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
         swapped.append(row | {"text": text + row["text"][at:], "entities": entities})
     return swapped
 
-# %% ../nbs/33_binder.ipynb #7672ce4b
+# %% ../nbs/33_binder.ipynb #caab5147
 def read_descriptions(source: str) -> dict[str, str]:
     "Label -> description: none for \"\", the packaged definitions for \"types\", else a JSON file. Raises ValueError."
     if source in ("", "types"):
@@ -63,7 +63,7 @@ def read_descriptions(source: str) -> dict[str, str]:
         raise ValueError(f"descriptions={source!r} holds no mapping of labels to texts; expected {{\"city\": \"a large town\", ...}}")
     return found
 
-# %% ../nbs/33_binder.ipynb #40cb1016
+# %% ../nbs/33_binder.ipynb #639e72a8
 def model_card(model: SpanBinder, *, name: str, parameters: dict, counts: dict, labels: Sequence[str]) -> str:
     "The README.md of a trained student, with the hub's header; `counts` are the stage's, `labels` those it was taught."
     languages = [find_language(code) for code in parameters["languages"]]

@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'estimate',
            'show_spending', 'status', 'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #c4ea8131
+# %% ../nbs/61_cli.ipynb #1b047174
 import sys
 from collections import Counter
 from typing import Annotated, Optional
@@ -14,12 +14,12 @@ from typing import Annotated, Optional
 import typer
 import yaml
 
-from . import graph, pipeline
+from . import graph, inputs, pipeline
 from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #9e26dce0
+# %% ../nbs/61_cli.ipynb #bd347170
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -43,7 +43,7 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #fde6f22a
+# %% ../nbs/61_cli.ipynb #d75d8650
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
@@ -75,7 +75,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #ac856890
+# %% ../nbs/61_cli.ipynb #c0c3f5c2
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -121,7 +121,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #90e150f8
+# %% ../nbs/61_cli.ipynb #f24762b5
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -161,10 +161,10 @@ def show_plan(tasks: list, home: str, run: str) -> None:
     for stage in dict.fromkeys(t.stage for t in tasks):
         mine = [t for t in tasks if t.stage == stage]
         keys = ", ".join("/".join(t.key) for t in mine[:4]) + (", …" if len(mine) > 4 else "")
-        table.add_row(stage, str(len(mine)), str(sum(graph.up_to_date(t, home, run) for t in mine)), keys)
+        table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #b25a4885
+# %% ../nbs/61_cli.ipynb #58ea767a
 @app.command()
 def estimate(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
@@ -189,7 +189,7 @@ def estimate(
     else:
         print(f"Profile {chosen.name} has nothing left to ask a language model: it costs nothing.")
 
-# %% ../nbs/61_cli.ipynb #ee32ff68
+# %% ../nbs/61_cli.ipynb #62c5ea26
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table
@@ -221,7 +221,7 @@ def status(
         try:
             profile = graph.check_profile(graph.Profile(**yaml.safe_load((folder / run / "profile.yaml").read_text(encoding="utf-8"))))
             tasks = graph.plan(profile)
-            states = Counter((t.stage, "skip") for t in tasks if graph.up_to_date(t, home, run))
+            states = Counter((t.stage, "skip") for t in tasks if inputs.up_to_date(t, home, run))
         except (ValueError, TypeError, OSError) as error:
             raise _stop(f"{folder / run / 'profile.yaml'}: {error}") from None
         console.print(f"\n[bold]{run}[/bold]: {sum(states.values())} of {len(tasks)} tasks up to date")
@@ -243,7 +243,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #4ff89487
+# %% ../nbs/61_cli.ipynb #136f9cd5
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

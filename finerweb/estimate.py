@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE', 'word_bytes', 'stand_in', 'expected_labels', 'task_requests', 'chat_spec', 'estimate_tasks', 'sum_rows',
            'show_estimate']
 
-# %% ../nbs/60_estimate.ipynb #ae3e7d5f
+# %% ../nbs/60_estimate.ipynb #5458ad79
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -15,7 +15,8 @@ from math import ceil
 from .annotate import annotation_request
 from .budget import estimate, tokenizer
 from .data import Entity, Passage, asset
-from .graph import PlannedTask, Profile, up_to_date
+from .graph import PlannedTask, Profile
+from .inputs import up_to_date
 from .judge import judgement_request, sample_rows
 from .languages import language as find_language
 from .languages import reported
@@ -26,7 +27,7 @@ from .store import output_folder, read_meta, read_rows
 from .teachers import price_of
 from .translate import GOOGLE_PRICE, label_examples, translation_request
 
-# %% ../nbs/60_estimate.ipynb #55b84a79
+# %% ../nbs/60_estimate.ipynb #29e58d75
 @cache
 def word_bytes(language: str) -> float:
     "UTF-8 bytes of a word in running text, with the blanks and punctuation behind it; a language that nobody measured has the mean."
@@ -54,7 +55,7 @@ def expected_labels(language: str, passages: int) -> int:
     known = _reported(language)
     return ceil(known["unique_labels_merged"] * min(1.0, passages / known["passages"]) ** 0.5)
 
-# %% ../nbs/60_estimate.ipynb #727c2f1f
+# %% ../nbs/60_estimate.ipynb #b9dd9e22
 SAMPLE = 64  # requests of a task that are built and counted
 # tokens of a reply where this run has none to learn from: a justification of 100 words; per mention, label or complaint the JSON around it
 _REPLY = {"11_rate": 150.0, "14_annotate": 14.0, "17_translate": 30.0, "19_judge": 600.0}
@@ -110,7 +111,7 @@ def _translations(labels: dict[str, list[str]], count: int, language: str, p: di
     reply = min(_REPLY["17_translate"] * min(p["batch"], count), p["max_tokens"])
     return [translation_request({x: labels[x] for x in group}, language, sampling) for group in groups], ceil(count / p["batch"]), reply
 
-# %% ../nbs/60_estimate.ipynb #1f474c95
+# %% ../nbs/60_estimate.ipynb #e6ee4e81
 def chat_spec(task: PlannedTask) -> dict | None:
     "The teacher, translator or judge that `task` asks, if it is a language model or a service."
     asks = {"11_rate": "teacher", "14_annotate": "teacher", "17_translate": "translator", "19_judge": "judge"}
@@ -165,7 +166,7 @@ def sum_rows(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
         into["assumed"] = ", ".join(dict.fromkeys(x for x in [*into["assumed"].split(", "), *row["assumed"].split(", ")] if x))
     return list(sums.values())
 
-# %% ../nbs/60_estimate.ipynb #6ef4632b
+# %% ../nbs/60_estimate.ipynb #fd110325
 def _short(number: float) -> str:
     "123,456 or 7.8 M"
     return f"{number:,.0f}" if number < 1_000_000 else f"{number / 1e6:,.1f} M"

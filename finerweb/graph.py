@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'STUDENTS', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters',
-           'check_parameters', 'PlannedTask', 'plan', 'outside_inputs', 'task_inputs', 'up_to_date', 'wanted_tasks']
+           'check_parameters', 'PlannedTask', 'plan', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #54409e23
+# %% ../nbs/60_graph.ipynb #98caae41
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -16,14 +16,13 @@ from pathlib import Path
 
 import yaml
 
-from .benchmarks import benchmarks_fingerprint, is_met
+from .benchmarks import is_met
 from .data import asset
 from .languages import language as find_language
 from .languages import languages as all_languages
-from .source import source_fingerprint
-from .store import fingerprint, is_done, notebooks_folder, output_folder, read_meta
+from .store import notebooks_folder, output_folder
 
-# %% ../nbs/60_graph.ipynb #0ccedeac
+# %% ../nbs/60_graph.ipynb #0bcb1c76
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -56,7 +55,7 @@ STAGES = {
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 
-# %% ../nbs/60_graph.ipynb #f3c7b1df
+# %% ../nbs/60_graph.ipynb #22c8c56b
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
@@ -98,7 +97,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #96ae802e
+# %% ../nbs/60_graph.ipynb #0436c0c6
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -139,7 +138,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #5a63ede7
+# %% ../nbs/60_graph.ipynb #e7d7fe8a
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -168,7 +167,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #3c22a5ff
+# %% ../nbs/60_graph.ipynb #a1d8b178
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -194,7 +193,7 @@ def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tu
     met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
     return [key for key in product(*(names[a] for a in scope)) if met(key)]
 
-# %% ../nbs/60_graph.ipynb #768863b2
+# %% ../nbs/60_graph.ipynb #2fbbc130
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -246,38 +245,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     trained = lambda need, key: need not in STAGES or _trains(need, axes["student"].get(dict(zip(STAGES[need].scope, key, strict=True)).get("student")))
     return tuple((need, key) for need in stage.needs for key in keys(need) if trained(need, key))
 
-# %% ../nbs/60_graph.ipynb #098ac522
-def outside_inputs(task: PlannedTask) -> dict[str, str]:
-    "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
-    found = {}
-    for need, _ in task.needs:
-        if need == "source":
-            found[need] = source_fingerprint(task.parameters["source"], *task.key)
-        elif need == "benchmarks":
-            found[need] = benchmarks_fingerprint(task.parameters["benchmarks"])
-    return found
-
-
-def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None:
-    "Each input of `task` with the hash of its content, or None if one is not there yet."
-    inputs = outside_inputs(task)
-    for need, key in task.needs:
-        if need in inputs:
-            continue
-        if meta := read_meta(output_folder(home, run, need, key)):
-            inputs["/".join((need, *key))] = meta["output"]
-        else:
-            return None
-    return inputs
-
-
-def up_to_date(task: PlannedTask, home: str, run: str) -> bool:
-    "Whether the output of `task` is whole and made from what it would be made from now."
-    inputs = task_inputs(task, home, run)
-    folder = output_folder(home, run, task.stage, task.key)
-    return inputs is not None and is_done(folder, fingerprint(task.stage, task.key, task.parameters, inputs))
-
-
+# %% ../nbs/60_graph.ipynb #141d6cba
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
     for stage in stages:
