@@ -128,7 +128,7 @@ def test_wrong_words_have_exit_code_2_in_a_process_too(finerweb, tmp_path):
         ({"students": [{"name": "../x", "encoder": "char", "languages": ["swh"]}]}, "'../x' cannot name a folder"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["swh"], "stesp": 3}]}, "did you mean steps?"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["tha"]}]}, "tha"),
-        ({"benchmarks": [{"name": "a/b"}]}, "'a/b' cannot name a folder"),
+        ({"benchmarks": [{"name": "a/b"}]}, "'a/b' cannot name a file"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_is_done(wrong, tmp_path, profile_file, changes, expected):
