@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from . import decoding
 from .asking import Plan, ask, batch_losses, known_labels, label_names
 from .cells import Example, make_examples
 from .data import broader
@@ -35,12 +36,7 @@ def best_threshold(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, 
                 cells.append((e.score, right))
             elif not any(u["start"] < e.end and e.start < u["end"] for u in row.get("undecided") or ()):
                 cells.append((e.score, right))
-    cells.sort(reverse=True)
-    best, right = (0.0, model.config.threshold), 0
-    for n, ((score, hit), (lower, _)) in enumerate(zip(cells, [*cells[1:], (0.0, False)], strict=False), start=1):
-        right += hit
-        best = max(best, (2 * right / (n + total), (score + lower) / 2))
-    return best[1], best[0]
+    return decoding.best_threshold(cells, total, default=model.config.threshold)
 
 
 def calibrate(model: SpanBinder, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,30 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs real data: set FINERWEB_TEST_DATA to a folder with ner/ and web/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    "torch on one thread: small things wait for each other on two."
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> str:
+    "The folder of a small untrained encoder of characters."
+    import torch
+    from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
+    CharTokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 SMALL = {

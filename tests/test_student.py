@@ -10,7 +10,7 @@ from finerweb.asking import label_names  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
 from finerweb.cells import choose_labels, make_cells, make_examples, relation  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
-from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer, hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
+from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.segment import graphemes  # noqa: E402
 from finerweb.student import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
@@ -26,21 +26,7 @@ SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, betwe
 TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", encoder_dropout=0.0, seed=1, progress=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny_encoder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
-    CharTokenizer().save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def untrained(encoder: str, **changes) -> SpanBinder:

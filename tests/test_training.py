@@ -13,7 +13,7 @@ from finerweb import asking, student, training  # noqa: E402
 from finerweb.asking import Plan, ask, known_labels  # noqa: E402
 from finerweb.binder import model_card, read_descriptions  # noqa: E402
 from finerweb.cells import choose_labels, make_cells, make_edges, make_examples, read_concepts  # noqa: E402
-from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
+from finerweb.encoder import CharEncoder, CharEncoderConfig  # noqa: E402
 from finerweb.losses import bce_loss, contrastive_loss  # noqa: E402
 from finerweb.student import SpanBinder, collate, read_labels  # noqa: E402
 from finerweb.training import pick_device, train_binder  # noqa: E402
@@ -40,21 +40,7 @@ TABLE = [
 WORDS = {language: {r["label"]: r["translation"] for r in TABLE if r["language"] == language} for language in ("swh", "tha")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny_encoder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
-    CharTokenizer().save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def untrained(encoder: str, **changes) -> SpanBinder:
