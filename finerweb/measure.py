@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['joined_passages', 'many_labels', 'in_turns', 'encoder_alone', 'speed_table', 'measured_student', 'score_all',
-           'forget_peak', 'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
+           'forget_peak', 'predict_step', 'train_step', 'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
 
-# %% ../nbs/70_benchmarks.ipynb #1d113e49
+# %% ../nbs/70_benchmarks.ipynb #e009962e
 import importlib.util
 import os
 import resource
@@ -18,7 +18,7 @@ from statistics import median
 
 from .data import Passage, Table, entity_types
 
-# %% ../nbs/70_benchmarks.ipynb #e1b2422c
+# %% ../nbs/70_benchmarks.ipynb #6b6412ce
 def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
     "Texts of at least `words` words each, of sentences that follow each other; what is left over is dropped."
     texts, held, size = [], [], 0
@@ -41,7 +41,7 @@ def many_labels(count: int) -> list[str]:
         raise ValueError(f"{count} labels wanted, but there are {len(labels)}")
     return labels[:count]
 
-# %% ../nbs/70_benchmarks.ipynb #e11ed62f
+# %% ../nbs/70_benchmarks.ipynb #5b590528
 def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, tuple[float, float]]:
     "Name -> median seconds (clock, process) of each task; they are run once to warm up, then `repeats` times in turns."
     for task in tasks.values():
@@ -54,7 +54,7 @@ def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[st
             times[name].append((time.perf_counter() - clock, time.process_time() - process))
     return {name: tuple(median(side) for side in zip(*some, strict=True)) for name, some in times.items()}
 
-# %% ../nbs/70_benchmarks.ipynb #02653721
+# %% ../nbs/70_benchmarks.ipynb #6ca7082c
 def encoder_alone(model, texts: Sequence[str], *, batch_size: int) -> Callable[[], None]:
     "A task: the forward pass of the student's encoder over the batches of `texts`, which are made now."
     import torch
@@ -88,7 +88,7 @@ def speed_table(model, texts: Sequence[str], *, counts: Sequence[int], batch_siz
         rows.append(row | {"entities": sum(map(len, found[-1])), "load": os.getloadavg()[0]})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #54a79e92
+# %% ../nbs/70_benchmarks.ipynb #7e56bc2e
 def measured_student(folder: str):
     "The student in `folder`; where that is empty, MiniLM with untrained heads, which prune nothing."
     import torch
@@ -103,9 +103,9 @@ def measured_student(folder: str):
     sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
     return SpanBinder.from_encoder("minilm", **sizes).eval()
 
-# %% ../nbs/70_benchmarks.ipynb #6087a77d
-def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
-    "Probabilities [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
+# %% ../nbs/70_benchmarks.ipynb #cd424ea9
+def score_all(model, windows: Sequence, vectors, *, widest: int):
+    "Logits [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
     import torch
 
     from finerweb.student import collate
@@ -115,7 +115,7 @@ def score_all(model, windows: Sequence, vectors, *, widest: int) -> list:
     units, width = starts.shape[1], torch.arange(widest)
     last = (torch.arange(units)[:, None] + width).clamp(max=units - 1)
     made = torch.nn.functional.gelu(starts[:, :, None] + ends[:, last] + model.width(width.clamp(max=model.config.max_width - 1)))
-    return torch.sigmoid(made @ (vectors @ model.span.weight).T + vectors @ model.span.bias + model.bias)
+    return made @ (vectors @ model.span.weight).T + vectors @ model.span.bias + model.bias
 
 
 def forget_peak() -> None:
@@ -127,44 +127,74 @@ def forget_peak() -> None:
         pass
 
 
-def memory_probe(way: str, folder: str, *, batch: int, labels: int) -> None:
-    "Scores one batch of full windows in this process and prints the peak memory in MB before and after; `way`: encoder, ours, exact, all spans or all pairs."
+def predict_step(model, windows: Sequence, labels: Sequence[str], way: str) -> None:
+    "Scores one batch; `way`: encoder (the encoder alone), ours, exact, all spans (up to the longest mention) or all pairs."
     import torch
 
     from finerweb.labels import read_labels
     from finerweb.student import collate, score_batch
+
+    vectors = read_labels(model, labels)
+    if way == "encoder":
+        read = collate(model, windows)[0]
+        model.text_encoder(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
+    elif way in ("ours", "exact"):
+        list(score_batch(model, windows, vectors, [model.config.threshold] * len(windows), way == "exact"))
+    else:
+        torch.sigmoid(score_all(model, windows, vectors, widest=model.config.max_width if way == "all spans" else len(windows[0].ids)))
+
+
+def train_step(model, windows: Sequence, labels: Sequence[str], way: str) -> None:
+    "Losses and gradients of one batch in which nothing is named; `way` as in `predict_step`, but not exact."
+    import torch
+
+    from finerweb.asking import Plan, batch_losses
+    from finerweb.cells import Example
+    from finerweb.labels import read_labels
+    from finerweb.student import collate
+
+    model.train()
+    if way == "encoder":
+        read = collate(model, windows)[0]
+        loss = model.text_encoder(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state.sum()
+    elif way == "ours":
+        plan = Plan(steps=1, batch=len(windows), encoder_rate=0, head_rate=0, candidates=0.25, negatives=0, loss="bce", encoder_dropout=0.1, seed=0)
+        loss = sum(batch_losses(model, [Example(w, "eng", "Latn", [], []) for w in windows], labels, labels, plan))
+    else:
+        widest = model.config.max_width if way == "all spans" else len(windows[0].ids)
+        logits = score_all(model, windows, read_labels(model, labels), widest=widest)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
+    loss.backward()
+
+
+def memory_probe(way: str, folder: str, *, batch: int, labels: int, train: bool) -> None:
+    "Predicts or trains on one batch of full windows in this process and prints the peak memory in MB before and after, and the units of a window."
+    import torch
 
     torch.set_num_threads(1)
     model = measured_student(folder)
     text = "Wangari Maathai won the Nobel Peace Prize in Oslo on 10 December 2004, and the University of Nairobi celebrated. " * 60
     windows = model.windows(0, text)[:1] * batch
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    with torch.no_grad():
-        vectors = read_labels(model, many_labels(labels))
-        model.windows(0, "Oslo")
+    with torch.set_grad_enabled(train):
+        predict_step(model, model.windows(0, "Oslo"), many_labels(labels), "ours")  # what is loaded at the first use is no memory of the batch
         forget_peak()
         before = peak()
-        if way == "encoder":
-            read = collate(model, windows)[0]
-            model.text_encoder(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
-        elif way in ("ours", "exact"):
-            list(score_batch(model, windows, vectors, [model.config.threshold] * batch, way == "exact"))
-        else:
-            score_all(model, windows, vectors, widest=model.config.max_width if way == "all spans" else len(windows[0].ids))
+        (train_step if train else predict_step)(model, windows, many_labels(labels), way)
     print(before, peak(), len(windows[0].ids))
 
 
-def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int) -> Table:
+def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int, train: bool = False) -> Table:
     "A row for each way of scoring: peak memory in MB of its process, what the scoring added, and the units of a window."
     rows = Table()
     for way in ways:
-        call = f"from finerweb.measure import memory_probe; memory_probe({way!r}, {folder!r}, batch={batch}, labels={labels})"
+        call = f"from finerweb.measure import memory_probe; memory_probe({way!r}, {folder!r}, batch={batch}, labels={labels}, train={train})"
         done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
         before, after, units = map(float, done.stdout.split())
         rows.append({"way": way, "peak MB": round(after), "added MB": round(after - before), "units": int(units)})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #dd8ae89e
+# %% ../nbs/70_benchmarks.ipynb #5f985b3f
 def gliner_tasks(texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float) -> dict[str, Callable[[], object]]:
     "Name -> task, for the uni-encoder and the bi-encoder (models in `folders`, else MiniLM with untrained heads). Raises ImportError where gliner is not installed."
     if importlib.util.find_spec("gliner") is None:
