@@ -6,7 +6,7 @@
 __all__ = ['human_rows', 'split_rows', 'steps_within', 'Trial', 'at_words', 'told_of_labels', 'trained', 'score_at', 'try_out',
            'run_trials', 'learning_table', 'names_table']
 
-# %% ../nbs/71_learning.ipynb #ba666621
+# %% ../nbs/71_learning.ipynb #c248ca65
 import json
 import random
 import subprocess
@@ -20,7 +20,7 @@ from .benchmarks import read_benchmark
 from .data import Entity, Table
 from .leakage import without_leaks
 
-# %% ../nbs/71_learning.ipynb #d8f8b8c6
+# %% ../nbs/71_learning.ipynb #57603130
 def human_rows(name: str, split: str, labels: Sequence[str] = ()) -> list[dict]:
     "Rows for training of one split of a benchmark; only entities with `labels`, if there are any given. Raises ValueError, FileNotFoundError."
     rows = []
@@ -44,7 +44,7 @@ def steps_within(train: Callable[[int], object], *, seconds: float, tried: int) 
     train(tried)
     return max(1, round(seconds / (time.process_time() - began) * tried))
 
-# %% ../nbs/71_learning.ipynb #398483ad
+# %% ../nbs/71_learning.ipynb #a9e01a98
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     "One training and its tests. `kind`: binder or gliner; `seconds` of process time on one thread; `steps` in place of seconds."
@@ -130,7 +130,7 @@ def trained(trial: Trial, rows: Sequence[dict]) -> tuple[object, dict]:
     missed = missed["lost"] if isinstance(missed, dict) else missed
     return model, {"steps": steps, "cpu": round(time.process_time() - cpu), "clock": round(time.perf_counter() - clock), "missed": missed}
 
-# %% ../nbs/71_learning.ipynb #e06becd7
+# %% ../nbs/71_learning.ipynb #46a2823b
 def score_at(model, passages: Sequence, labels: Sequence[str], threshold: float, called: dict[str, str] | None = None):
     "`SpanScores` of a student on passages; `called` are other names that it is asked the labels by."
     from finerweb.metrics import score_spans
@@ -170,7 +170,7 @@ def try_out(trial: Trial) -> dict:
 
 
 def run_trials(trials: Iterable[Trial], *, at_once: int, file: str) -> list[dict]:
-    "The results of trials, each in a process of its own, `at_once` at a time; those in `file` (JSON lines) are not run again. Raises RuntimeError with what a trial died of."
+    "The results of trials, each in its own process, `at_once` at a time; those in `file` (JSON lines) are not run again. Raises RuntimeError with what a trial died of."
     from concurrent.futures import ThreadPoolExecutor
 
     done = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()] if Path(file).is_file() else []
@@ -191,7 +191,7 @@ def run_trials(trials: Iterable[Trial], *, at_once: int, file: str) -> list[dict
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(run, trials))
 
-# %% ../nbs/71_learning.ipynb #35a5f1dd
+# %% ../nbs/71_learning.ipynb #e361c97d
 def learning_table(results: Sequence[dict]) -> Table:
     "A row for each kind of trial and test set: minutes of the process, updates, and micro F1 over the seeds (mean, least, most)."
     from finerweb.metrics import across_seeds
