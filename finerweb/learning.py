@@ -6,7 +6,7 @@
 __all__ = ['human_rows', 'split_rows', 'steps_within', 'Trial', 'at_words', 'told_of_labels', 'trained', 'score_at', 'try_out',
            'run_trials', 'learning_table', 'names_table']
 
-# %% ../nbs/71_learning.ipynb #c248ca65
+# %% ../nbs/71_learning.ipynb #c56fc75f
 import json
 import random
 import subprocess
@@ -20,7 +20,7 @@ from .benchmarks import read_benchmark
 from .data import Entity, Table
 from .leakage import without_leaks
 
-# %% ../nbs/71_learning.ipynb #57603130
+# %% ../nbs/71_learning.ipynb #9219936e
 def human_rows(name: str, split: str, labels: Sequence[str] = ()) -> list[dict]:
     "Rows for training of one split of a benchmark; only entities with `labels`, if there are any given. Raises ValueError, FileNotFoundError."
     rows = []
@@ -44,7 +44,7 @@ def steps_within(train: Callable[[int], object], *, seconds: float, tried: int) 
     train(tried)
     return max(1, round(seconds / (time.process_time() - began) * tried))
 
-# %% ../nbs/71_learning.ipynb #a9e01a98
+# %% ../nbs/71_learning.ipynb #cdf135ff
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     "One training and its tests. `kind`: binder or gliner; `seconds` of process time on one thread; `steps` in place of seconds."
@@ -62,6 +62,7 @@ class Trial:
     apart: Sequence[str] = ("test",)  # splits whose sentences are not learned from
     label_language: str = "english"  # english, target or both: what the labels are written in while training
     concepts: bool = False  # a label and its translations are one concept
+    swapped: float = 0.0  # share of the sentences that are learned once more with other names in them
     words: bool = False  # spans begin and end at the edges of ICU's words only
     folder: str = ""  # to save the student in
 
@@ -130,7 +131,7 @@ def trained(trial: Trial, rows: Sequence[dict]) -> tuple[object, dict]:
     missed = missed["lost"] if isinstance(missed, dict) else missed
     return model, {"steps": steps, "cpu": round(time.process_time() - cpu), "clock": round(time.perf_counter() - clock), "missed": missed}
 
-# %% ../nbs/71_learning.ipynb #46a2823b
+# %% ../nbs/71_learning.ipynb #166b29cf
 def score_at(model, passages: Sequence, labels: Sequence[str], threshold: float, called: dict[str, str] | None = None):
     "`SpanScores` of a student on passages; `called` are other names that it is asked the labels by."
     from finerweb.metrics import score_spans
@@ -146,6 +147,7 @@ def try_out(trial: Trial) -> dict:
     "Trains and tests in this process: {trial, steps, cpu, clock, missed, leaked, tests: set -> {threshold, f1, ...}}."
     import torch
 
+    from finerweb.binder import swap_names
     from finerweb.training import best_threshold
 
     torch.set_num_threads(1)
@@ -154,7 +156,8 @@ def try_out(trial: Trial) -> dict:
     apart = {f"{name} {split}": [r["text"] for r in human_rows(name, split)] for name in trial.sets for split in trial.apart}
     for name in trial.sets:
         learned, held[name], leaked[name] = split_rows(human_rows(name, "train", trial.labels), apart, held_out=trial.held_out, seed=1)
-        rows += learned
+        again = swap_names(learned, trial.swapped, trial.seed) if trial.swapped else learned
+        rows += learned + [b for a, b in zip(learned, again, strict=True) if a is not b]
     random.Random(trial.seed).shuffle(rows)
     model, told = trained(trial, rows)
     if trial.folder:
@@ -191,7 +194,7 @@ def run_trials(trials: Iterable[Trial], *, at_once: int, file: str) -> list[dict
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(run, trials))
 
-# %% ../nbs/71_learning.ipynb #e361c97d
+# %% ../nbs/71_learning.ipynb #4dd0c469
 def learning_table(results: Sequence[dict]) -> Table:
     "A row for each kind of trial and test set: minutes of the process, updates, and micro F1 over the seeds (mean, least, most)."
     from finerweb.metrics import across_seeds
