@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Plan', 'label_names', 'as_strings', 'known_labels', 'ask', 'batch_losses']
 
-# %% ../nbs/32_asking.ipynb #ef69b327
+# %% ../nbs/32_asking.ipynb #e1b2927c
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from .data import broader
 from .losses import bce_loss, contrastive_loss, focal_loss
 from .student import SpanBinder, candidate_spans, collate, read_labels, strongest
 
-# %% ../nbs/32_asking.ipynb #319a1eb8
+# %% ../nbs/32_asking.ipynb #db9f44ec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     "What a training does. Raises ValueError for a word it does not know."
@@ -51,7 +51,7 @@ class Plan:
         if self.loss == "binder" and self.drop:
             raise ValueError(f"drop={self.drop} with loss='binder': a contrastive loss needs all labels in every batch (see 32_losses); set drop to 0")
 
-# %% ../nbs/32_asking.ipynb #4b099104
+# %% ../nbs/32_asking.ipynb #30a27fd9
 def label_names(translations: dict, label: str, languages: Sequence[str], label_language: str) -> list[str]:
     "What a label may be called in training: the label itself (\"english\"), its translations (\"target\"; itself where there is none), or all (\"both\")."
     translated = [translations[language][label] for language in languages if label in translations.get(language, {})]
@@ -85,9 +85,15 @@ def ask(examples: Sequence[Example], known: dict[str, list[str]], languages: Seq
     asked = choose_labels(sorted({label for x in examples for *_, label, _ in x.gold}), known, negatives, chance, plan.drop)
     if as_strings(plan):
         return list(examples), asked, asked
-    return list(examples), asked, [chance.choice(label_names(plan.translations, label, languages, plan.label_language)) for label in asked]
+    others = {label: [n for n in label_names(plan.translations, label, languages, "target") if n != label] for label in asked if plan.label_language != "english"}
+    translated = [label for label in asked if others.get(label)]
+    drawn = [chance.choice(others[label]) for label in translated]
+    if plan.label_language == "both":
+        return list(examples), asked + translated, asked + drawn
+    named = dict(zip(translated, drawn, strict=True))
+    return list(examples), asked, [named.get(label, label) for label in asked]
 
-# %% ../nbs/32_asking.ipynb #710ce35b
+# %% ../nbs/32_asking.ipynb #bf893b87
 def batch_losses(model: SpanBinder, examples: Sequence[Example], asked: Sequence[str], names: Sequence[str], plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     "(the loss of the spans, the loss of the edges) of a batch that is asked for `asked` by their `names`."
     read, can_start, can_end = collate(model, [x.window for x in examples])
