@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['draw', 'random_chunk']
 
-# %% ../nbs/10_corpus.ipynb #85990ba2
+# %% ../nbs/10_corpus.ipynb #29a4a178
 import hashlib
 import heapq
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/10_corpus.ipynb #568ceae4
+# %% ../nbs/10_corpus.ipynb #cace50a0
 def _number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
@@ -27,7 +27,7 @@ def draw(documents: Iterable[Document], n: int, *, seed: int) -> list[Document]:
         drawn.setdefault(id, document)
     return list(drawn.values())[:n]
 
-# %% ../nbs/10_corpus.ipynb #86f70ec1
+# %% ../nbs/10_corpus.ipynb #9192378c
 def random_chunk(document: Document, language: str, script: str, *, words_per_chunk: int, min_words: int, seed: int) -> dict | None:
     "One random chunk of `document` as a row, or None if it is too short for any."
     spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words)
