@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Document', 'random_number', 'checked', 'passage_row', 'shards', 'shard_documents', 'documents', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #fe673686
+# %% ../nbs/08_source.ipynb #3a6d8f3d
 import hashlib
 import json
 import re
@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from .data import asset, storable
 from .languages import language as find_language
-from .shards import LONGEST, Shard, hub_folder, hub_shards, local_shards, rows
+from .rows import LONGEST, Shard, rows
+from .shards import hub_folder, hub_shards, local_shards
 
-# %% ../nbs/08_source.ipynb #5d0633e3
+# %% ../nbs/08_source.ipynb #9d1f25f0
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page and its place; with a `reason` it is one that cannot be used."
@@ -38,7 +39,7 @@ def random_number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
 
-# %% ../nbs/08_source.ipynb #82208f18
+# %% ../nbs/08_source.ipynb #69184704
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
@@ -57,7 +58,7 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, storable(text[:1000]), url, "binary", f"{where}: {controls} control characters in {len(text)}")
     return Document(id, storable(text), url)
 
-# %% ../nbs/08_source.ipynb #74a81cd0
+# %% ../nbs/08_source.ipynb #e2943987
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -66,7 +67,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #98f58995
+# %% ../nbs/08_source.ipynb #59d3dfa3
 def shards(source: str, language: str, *, seed: int) -> list[Shard]:
     "The files of `language` in `source` ('sample', 'hub', 'hub:OWNER/NAME', a file, folder or pattern), in an order that depends on the seed alone."
     if source == "sample":
@@ -86,7 +87,7 @@ def _sample(language: str) -> Shard:
     held_out = {json.loads(line)["id"] for line in gold.read_text(encoding="utf-8").splitlines()} if gold.exists() else set()
     return Shard(str(path), path.name, without=frozenset(held_out))
 
-# %% ../nbs/08_source.ipynb #3e0435c3
+# %% ../nbs/08_source.ipynb #337d5b77
 def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[Document]:
     "The documents of `language` in a shard from row `start` on; if it cannot be read, the last one says so."
     known = find_language(language)
