@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hub_folder', 'hub_shards', 'of_language', 'local_shards']
 
-# %% ../nbs/08_shards.ipynb #06b8cc55
+# %% ../nbs/08_shards.ipynb #7d3ee07f
 import glob
 import os
 import re
@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from .languages import language as find_language
 from .languages import languages
-from .rows import FORMS, TEXTS, Shard, hub_files, refused
+from .rows import FORMS, TEXTS, Shard, hub_files, outside, refused
 
-# %% ../nbs/08_shards.ipynb #10bb6d0e
+# %% ../nbs/08_shards.ipynb #d7362e8c
 _ENGLISH = ("HuggingFaceFW/fineweb", "HuggingFaceFW/fineweb-edu")  # they hold nothing else; FineWeb-2 holds everything else
 
 
@@ -32,7 +32,7 @@ def hub_folder(source: str, language: str) -> str:
     usual = "sample/" + known.config.removeprefix("sample-") if known.repository in _ENGLISH else f"data/{known.config}/train"
     return f"datasets/{repository}/{folder or usual}"
 
-# %% ../nbs/08_shards.ipynb #ee7b5e3e
+# %% ../nbs/08_shards.ipynb #ecd7992e
 def hub_shards(source: str, language: str) -> list[Shard]:
     "The files of `language` in a repository on the hub. Raises FileNotFoundError if it has none, and whatever the connection raises."
     folder, hub = hub_folder(source, language), hub_files()
@@ -47,19 +47,19 @@ def hub_shards(source: str, language: str) -> list[Shard]:
         raise FileNotFoundError(f"source {source!r}: {repository.removeprefix('datasets/')} has no file of {language}; {folder} was looked for")
     return [Shard(f"hf://{repository}/{f}", str(f)) for f in mine]
 
-# %% ../nbs/08_shards.ipynb #23d67d4b
-def of_language(files: Iterable[PurePosixPath], language: str, *, top: PurePosixPath = PurePosixPath()) -> list[PurePosixPath]:
+# %% ../nbs/08_shards.ipynb #1d51e6d5
+def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "") -> list[PurePosixPath]:
     "Those of `files` (paths within the folder `top`) that are named after `language`; if none is, those that are named after no other."
     known, files = find_language(language), sorted(files)
     usual = PurePosixPath(hub_folder("hub", language)).parts[3:]
-    if exact := [f for f in files if (top / f).parent.parts[-len(usual) :] == usual]:
+    if exact := [f for f in files if PurePosixPath(top, f).parent.parts[-len(usual) :] == usual]:
         return exact  # FineWeb-2's layout: its test split and the pages it removed lie beside
     words = {f: {f.name.split(".")[0], *f.parent.parts} for f in files}
     if mine := [f for f in files if words[f] & {known.iso639_3, known.config}]:
         return mine
     return [f for f in files if not any(w in languages() or re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}(_removed)?", w) for w in words[f])]
 
-# %% ../nbs/08_shards.ipynb #14dc2f76
+# %% ../nbs/08_shards.ipynb #96d09c40
 def local_shards(source: str, language: str) -> list[Shard]:
     "The files of `source` (a file, a folder, or a pattern) for `language`, or its folders of plain text. Raises FileNotFoundError if there are none."
     top = Path(source).expanduser()
@@ -76,7 +76,7 @@ def local_shards(source: str, language: str) -> list[Shard]:
     shards = shards if any(s.name.endswith(FORMS) for s in shards.values()) else texts | shards
     if not shards:
         raise FileNotFoundError(f"source {source!r}: no file ends in {', '.join(FORMS + TEXTS)}; give a file, a folder, a pattern, 'sample' or 'hub'")
-    return [shards[f] for f in of_language(shards, language, top=PurePosixPath(root.absolute()))]
+    return [shards[f] for f in of_language(shards, language, top=root.absolute().as_posix())]
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -85,5 +85,5 @@ def _walk(root: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (Path(here, n) for n in names if not n.startswith("."))
-        yield from (p for f in folders if (p := Path(here, f)).is_symlink() and "link" in refused(p, root))
+        yield from (p for f in folders if outside(p := Path(here, f), root))
     yield from closed

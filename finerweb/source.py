@@ -6,7 +6,7 @@
 __all__ = ['WAITS', 'Document', 'checked', 'passage_row', 'random_number', 'shards', 'may_pass', 'said', 'read_rows',
            'shard_documents', 'documents', 'Dropped', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #bc496cc6
+# %% ../nbs/08_source.ipynb #8b698e1f
 import errno
 import hashlib
 import json
@@ -25,7 +25,7 @@ from .languages import language as find_language
 from .rows import LONGEST, Shard, rows, text_files
 from .shards import hub_folder, hub_shards, local_shards
 
-# %% ../nbs/08_source.ipynb #2b7126a1
+# %% ../nbs/08_source.ipynb #5d99baec
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page and its place; with a `reason` it is one that cannot be used."
@@ -37,7 +37,7 @@ class Document:
     shard: str = ""  # the name of the file it is from
     row: int = -1  # and its row there, from 0
 
-# %% ../nbs/08_source.ipynb #c8f9c786
+# %% ../nbs/08_source.ipynb #8b1f4b8e
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
@@ -52,14 +52,14 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, "", url, "empty", where)
     if len(text) > LONGEST:
         return Document(id, storable(text[:1000]), url, "too_long", f"{where}: more than {LONGEST} characters")
-    odd = _CONTROL.findall(text)
-    if len(odd) > 0.02 * len(text) + 5:
+    odd, most = _CONTROL.findall(text), 0.02 * len(text) + 5
+    if len(odd) > most:
         lost = odd.count("\ufffd")
-        reason, what = ("encoding", "characters are lost: no UTF-8") if 2 * lost > len(odd) else ("binary", "control characters")
+        reason, what = ("binary", "control characters") if len(odd) - lost > most else ("encoding", "characters are lost: no UTF-8")
         return Document(id, storable(text[:1000]), url, reason, f"{where}: {len(odd)} {what}, of {len(text)}")
     return Document(id, storable(text.removeprefix("\ufeff")), url)
 
-# %% ../nbs/08_source.ipynb #d2563bdc
+# %% ../nbs/08_source.ipynb #7b728e78
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -68,7 +68,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #849dbd68
+# %% ../nbs/08_source.ipynb #38d6abfb
 def random_number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
@@ -97,7 +97,7 @@ def _sample(language: str) -> Shard:
     held_out = {json.loads(line)["id"] for line in gold.read_text(encoding="utf-8").splitlines()} if gold.exists() else set()
     return Shard(str(path), path.name, without=frozenset(held_out))
 
-# %% ../nbs/08_source.ipynb #987e2fac
+# %% ../nbs/08_source.ipynb #7b1a8536
 WAITS = (1.0, 5.0, 25.0, 125.0)  # seconds before each new try
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR}  # of a disk in the network
 
@@ -136,7 +136,7 @@ def _from_hub(source: str, language: str) -> list[Shard]:
                     raise
                 raise ConnectionError(f"source {source!r}: {hub_folder(source, language)} cannot be listed: {said(error)}") from error
 
-# %% ../nbs/08_source.ipynb #b45bcd03
+# %% ../nbs/08_source.ipynb #624d0090
 def read_rows(shard: Shard, *, start: int) -> Iterator[tuple[int, dict]]:
     "(number, row) of a shard from row `start` on, over what interrupts it; if it stays bad, the last is (-1, a row with a `fault`)."
     due, tries, remote = start, 0, shard.path.startswith("hf://")
@@ -165,7 +165,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         tag = str(row.get("language") or "").lower().replace("_", "-")
         if not tag or tag in mine or tag.split("-")[0] in mine:
             any_mine = True
-            if row.get("id") not in shard.without or not shard.without:
+            if str(row.get("id")) not in shard.without:
                 yield replace(checked(row, where=f"{shard.name}:{n}"), shard=shard.name, row=n)
         elif named:
             row = row | {"fault": ("other_language", f"the file is named after {known.iso639_3}, the language column says {tag[:40]!r}")}
@@ -176,7 +176,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         detail = f"none of its rows is {language}; its language column has " + ", ".join(t for t, _ in others.most_common(5))
         yield Document(shard.name, "", reason="other_language", detail=detail, shard=shard.name)
 
-# %% ../nbs/08_source.ipynb #a8858fdb
+# %% ../nbs/08_source.ipynb #6de1efc5
 def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: int = 1) -> Iterator[Document]:
     "The documents of `language` in `source`; `pool`: as many as that, in equal shares from `spread` shards; 0: all. Raises ValueError if no shard can be read."
     found, broken = shards(source, language, seed=seed), 0
@@ -187,7 +187,7 @@ def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: i
         given, document, wanted = 0, None, min(share, left)
         for document in islice(shard_documents(shard, language, start=start), wanted):
             given += 1
-            broken += given == 1 and start == 0 and document.row < 0
+            broken += given == 1 and start == 0 and document.row < 0 and document.reason == "unreadable_file"
             if broken == len(found):
                 raise ValueError(f"none of the {len(found)} files of the source can be read; the last is {shard.path}: {document.detail}")
             yield document
@@ -195,7 +195,7 @@ def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: i
         if given == wanted and document.row >= 0:
             waiting.append((shard, document.row + 1))
 
-# %% ../nbs/08_source.ipynb #83dc0996
+# %% ../nbs/08_source.ipynb #d8fa6643
 class Dropped:
     "Documents that are not used, with the reason: the first `most` of each reason, and how many there are."
 
@@ -214,7 +214,7 @@ class Dropped:
         same = {"id": "", "language": self.language, "text": ""}
         return self._kept + [{**same, "reason": reason, "detail": f"and {many} more", "times": many} for reason, many in more.items()]
 
-# %% ../nbs/08_source.ipynb #dd5126a4
+# %% ../nbs/08_source.ipynb #5a06efd2
 def source_fingerprint(source: str, language: str) -> str:
     "A hash of the names, sizes and times of the files of `language` in `source`; of the hub, the folder."
     if _on_hub(source):

@@ -199,7 +199,7 @@ class Task:
         self.close(dropped=dropped, counts=counts, rows=len(rows))
 
     def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None) -> None:
-        "Moves what was written into place, with what was dropped (dicts with a `reason`, and `times` if one stands for many) and this task's numbers; `meta.json` comes last."
+        "Moves what was written into place, with what was dropped (dicts with a `reason`; `times`: how many one stands for) and the numbers; `meta.json` comes last."
         if self.shown_only:
             shutil.rmtree(self._incoming)
             return

@@ -262,7 +262,7 @@ def test_a_pool_is_full_and_in_equal_shares_as_far_as_the_shards_reach(tmp_path,
     found = list(documents(str(folder), "swh", seed=7, pool=pool, spread=spread))
     assert len(found) == len({d.id for d in found}) == min(pool or 999, sum(sizes))
     if pool == 24:
-        assert [sum(d.shard == s.name for d in found) for s in shards(str(folder), "swh", seed=7)].count(4) >= 5
+        assert sorted(sum(d.shard == s.name for d in found) for s in shards(str(folder), "swh", seed=7)) == [3, 4, 4, 4, 4, 5]
 
 
 def test_workers_draw_what_one_draws(tmp_path):
@@ -337,7 +337,7 @@ def test_a_line_without_an_end_and_a_bomb_are_read_in_bounded_memory(tmp_path, m
     (tmp_path / "line.jsonl").write_text('{"text": "' + "x" * 5_000_000 + '"}\n' + good)
     with gzip.open(tmp_path / "bomb.jsonl.gz", "wb", compresslevel=1) as file:
         file.write(good.encode())
-        for _ in range(40):
+        for _ in range(4):
             file.write(b"0" * 10_000_000)
     assert (tmp_path / "bomb.jsonl.gz").stat().st_size < 4_000_000
     tracemalloc.start()
@@ -350,7 +350,7 @@ def test_a_line_without_an_end_and_a_bomb_are_read_in_bounded_memory(tmp_path, m
     assert peak < 10_000_000
     (tmp_path / "plain").mkdir()
     with gzip.open(tmp_path / "plain/bomb.txt.gz", "wb", compresslevel=1) as file:
-        file.writelines(b"0" * 1_000_000 for _ in range(60))
+        file.writelines(b"0" * 1_000_000 for _ in range(20))
     tracemalloc.start()
     assert [d.reason for d in documents(str(tmp_path / "plain"), "swh", seed=1)] == ["too_long"]
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
@@ -376,10 +376,11 @@ def test_parquet_of_every_kind(tmp_path):
 
 
 def test_a_text_that_is_repeated_in_a_small_parquet_file_does_not_fill_the_memory(tmp_path):
-    pq.write_table(pa.table({"text": pa.array(["neno " * 200_000] * 3000)}), tmp_path / "a.parquet")
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["neno " * 190_000]))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 2_000_000
     before, most = pa.total_allocated_bytes(), 0
-    for _ in islice(documents(str(tmp_path), "swh", seed=1), 200):
+    for _ in islice(documents(str(tmp_path), "swh", seed=1), 70):
         most = max(most, pa.total_allocated_bytes() - before)
     assert 1_000_000 < most < 300_000_000
 
