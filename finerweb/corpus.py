@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['random_chunk', 'draw']
 
-# %% ../nbs/10_corpus.ipynb #9ef081d0
+# %% ../nbs/10_corpus.ipynb #262e9222
 import heapq
 from collections.abc import Callable, Iterable
 
 from .segment import chunks
 from .source import Document, Dropped, passage_row, random_number
 
-# %% ../nbs/10_corpus.ipynb #7d09170b
+# %% ../nbs/10_corpus.ipynb #0e003422
 def random_chunk(document: Document, language: str, script: str, *, words_per_chunk: int, min_words: int, seed: int) -> dict | None:
     "One random chunk of `document` as a row, or None if it is too short for any."
     spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words)
@@ -21,7 +21,7 @@ def random_chunk(document: Document, language: str, script: str, *, words_per_ch
     chunk = random_number(seed, document.id, "chunk") % len(spans)
     return passage_row(document, language, script, spans[chunk], chunk)
 
-# %% ../nbs/10_corpus.ipynb #8aa15155
+# %% ../nbs/10_corpus.ipynb #bd78d54d
 def draw(
     documents: Iterable[Document],
     n: int,

@@ -6,7 +6,7 @@
 __all__ = ['FORMS', 'TEXTS', 'LONGEST', 'Shard', 'hub_files', 'opened', 'outside', 'refused', 'parquet_rows', 'characters',
            'json_rows', 'text_files', 'text_rows', 'rows']
 
-# %% ../nbs/08_rows.ipynb #21d0d3d8
+# %% ../nbs/08_rows.ipynb #b23107c7
 import codecs
 import fnmatch
 import gzip
@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# %% ../nbs/08_rows.ipynb #3f160b42
+# %% ../nbs/08_rows.ipynb #7afe79e7
 @dataclass(frozen=True, slots=True)
 class Shard:
     "A file of documents, or a folder of plain text."
@@ -34,7 +34,7 @@ class Shard:
     problem: str = ""  # why it must not be read
     without: frozenset[str] = frozenset()  # identifiers of documents that are held out
 
-# %% ../nbs/08_rows.ipynb #17265ed1
+# %% ../nbs/08_rows.ipynb #72e61fcd
 FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 TEXTS = (".txt", ".txt.gz")
 
@@ -68,7 +68,7 @@ def refused(path: Path, root: Path) -> str:
     except OSError as error:
         return f"{path}: {error.strerror}"
 
-# %% ../nbs/08_rows.ipynb #bf12e7b3
+# %% ../nbs/08_rows.ipynb #4d6f378e
 LONGEST = 1_000_000  # characters: a longer page is a dump, not a document
 _COLUMNS = ("text", "id", "url", "language")
 _BATCH, _FETCH = 1 << 26, 1 << 26  # bytes of text that are unpacked, and that are fetched, at a time
@@ -115,7 +115,7 @@ def _plain(value: pa.Scalar) -> object:
         plain = getattr(value, "value", value).as_buffer().to_pybytes()
     return plain.decode("utf-8", "replace") if isinstance(plain, bytes) else plain
 
-# %% ../nbs/08_rows.ipynb #ab454803
+# %% ../nbs/08_rows.ipynb #7de0573a
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _LINE = 16 * LONGEST  # characters: every letter of the longest document written as an escape, and room for the other fields
 
@@ -167,7 +167,7 @@ def json_rows(shard: Shard, start: int) -> Iterator[tuple[int, dict]]:
             if n >= start and not line.isspace():
                 yield n, _json_row(line, size)
 
-# %% ../nbs/08_rows.ipynb #9cc8dd35
+# %% ../nbs/08_rows.ipynb #96147526
 def text_files(shard: Shard) -> list[str]:
     "The names of the documents in a folder of plain text."
     return sorted(n for n in fnmatch.filter(os.listdir(shard.path), shard.pattern) if n.endswith(TEXTS) and not n.startswith("."))

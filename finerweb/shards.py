@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hub_folder', 'hub_shards', 'of_language', 'local_shards']
 
-# %% ../nbs/08_shards.ipynb #7d3ee07f
+# %% ../nbs/08_shards.ipynb #bdda9512
 import glob
 import os
 import re
@@ -16,7 +16,7 @@ from .languages import language as find_language
 from .languages import languages
 from .rows import FORMS, TEXTS, Shard, hub_files, outside, refused
 
-# %% ../nbs/08_shards.ipynb #d7362e8c
+# %% ../nbs/08_shards.ipynb #0a5c8b6f
 _ENGLISH = ("HuggingFaceFW/fineweb", "HuggingFaceFW/fineweb-edu")  # they hold nothing else; FineWeb-2 holds everything else
 
 
@@ -32,7 +32,7 @@ def hub_folder(source: str, language: str) -> str:
     usual = "sample/" + known.config.removeprefix("sample-") if known.repository in _ENGLISH else f"data/{known.config}/train"
     return f"datasets/{repository}/{folder or usual}"
 
-# %% ../nbs/08_shards.ipynb #ecd7992e
+# %% ../nbs/08_shards.ipynb #4bb400e0
 def hub_shards(source: str, language: str) -> list[Shard]:
     "The files of `language` in a repository on the hub. Raises FileNotFoundError if it has none, and whatever the connection raises."
     folder, hub = hub_folder(source, language), hub_files()
@@ -47,7 +47,7 @@ def hub_shards(source: str, language: str) -> list[Shard]:
         raise FileNotFoundError(f"source {source!r}: {repository.removeprefix('datasets/')} has no file of {language}; {folder} was looked for")
     return [Shard(f"hf://{repository}/{f}", str(f)) for f in mine]
 
-# %% ../nbs/08_shards.ipynb #1d51e6d5
+# %% ../nbs/08_shards.ipynb #9cabe426
 def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "") -> list[PurePosixPath]:
     "Those of `files` (paths within the folder `top`) that are named after `language`; if none is, those that are named after no other."
     known, files = find_language(language), sorted(files)
@@ -59,7 +59,7 @@ def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "")
         return mine
     return [f for f in files if not any(w in languages() or re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}(_removed)?", w) for w in words[f])]
 
-# %% ../nbs/08_shards.ipynb #96d09c40
+# %% ../nbs/08_shards.ipynb #7bf9da9e
 def local_shards(source: str, language: str) -> list[Shard]:
     "The files of `source` (a file, a folder, or a pattern) for `language`, or its folders of plain text. Raises FileNotFoundError if there are none."
     top = Path(source).expanduser()
