@@ -166,7 +166,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         if not tag or tag in mine or tag.split("-")[0] in mine:
             any_mine = True
             if str(row.get("id")) not in shard.without:
-                yield replace(checked(row, where=f"{shard.name}:{n}"), shard=shard.name, row=n)
+                yield replace(checked(row, where=f"{shard.name}:{n}" if n >= 0 else shard.name), shard=shard.name, row=n)
         elif named:
             row = row | {"fault": ("other_language", f"the file is named after {known.iso639_3}, the language column says {tag[:40]!r}")}
             yield replace(checked(row, where=f"{shard.name}:{n}"), shard=shard.name, row=n)
