@@ -199,14 +199,16 @@ class Task:
         self.close(dropped=dropped, counts=counts, rows=len(rows))
 
     def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None) -> None:
-        "Moves what was written into place, with what was dropped (dicts with a `reason`) and the numbers of this task; `meta.json` comes last."
+        "Moves what was written into place, with what was dropped (dicts with a `reason`; `times`: how many one stands for) and the numbers; `meta.json` comes last."
         if self.shown_only:
             shutil.rmtree(self._incoming)
             return
         if dropped:
             write_rows(self._incoming / "dropped.parquet", [_dropped_row(d) for d in dropped], _DROPPED)
-        reasons = dict(sorted(Counter(d["reason"] for d in dropped).items()))
-        made = {"rows": rows, "dropped": reasons, "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
+        reasons = Counter()
+        for d in dropped:
+            reasons[d["reason"]] += d.get("times", 1)
+        made = {"rows": rows, "dropped": dict(sorted(reasons.items())), "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 

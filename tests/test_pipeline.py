@@ -11,11 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from finerweb.source import documents, local_documents, source_files
 
 END = "19_judge,20_publish,35_evaluate"
 VARIANTS = {f"{a}-{b}-{c}" for a in ("lexicon", "patterns", "merged") for b in ("english", "target") for c in ("passages", "sentences")}
@@ -275,24 +273,6 @@ def test_killed_three_times_and_with_one_worker_it_makes_the_same_bytes(finished
 
 
 # --- other sources
-
-
-@pytest.mark.parametrize(("language", "place"), [("swh", "data/swh_Latn/train"), ("eng", "sample/10BT")])
-def test_a_folder_in_the_hubs_layout_is_streamed_to_the_same_documents(tmp_path, monkeypatch, language, place):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "hub"
-    (folder / place).mkdir(parents=True)
-    lines = (Path(sys.modules["finerweb"].__file__).parent / "assets/sample" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines] + [{"text": "", "id": "empty"}, {"text": "x\x00\x01" * 99, "id": "binary"}]
-    columns = ("text", "id", "url", "language", "language_script")
-    for n, part in enumerate((rows[:11], rows[11:])):
-        pq.write_table(pa.table({c: pa.array([r.get(c) for r in part], pa.string()) for c in columns}), folder / place / f"00{n}_0000{n}.parquet")
-    streamed = list(documents(str(folder), language))
-    direct = list(local_documents(source_files(str(folder), language), language))
-    mine = lambda found: [(d.id, d.text, d.url, d.reason) for d in found]
-    assert mine(streamed) == mine(direct) and len(streamed) == 26
-    assert [d.reason for d in streamed[-2:]] == ["empty", "binary"]
 
 
 def test_real_text_in_two_scripts_goes_all_the_way(real_data, finerweb, profile_file, tmp_path):
