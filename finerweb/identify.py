@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identify', 'english_share', 'confusable', 'check_language']
 
-# %% ../nbs/03_identify.ipynb #9015f1e6
+# %% ../nbs/03_identify.ipynb #2cb41641
 import re
 from functools import cache
 
@@ -14,7 +14,7 @@ from .languages import in_script, languages
 from .languages import language as find_language
 from .segment import sentences
 
-# %% ../nbs/03_identify.ipynb #80d1d058
+# %% ../nbs/03_identify.ipynb #c145f1c8
 _BESIDES = dict(
     pair.split("=")
     for pair in "an=arg ba=bak dz=dzo fo=fao ha=hau ht=hat ig=ibo ku=kmr lb=ltz lg=lug ln=lin mt=mlt nn=nno no=nob oc=oci qu=que rw=kin se=sme sn=sna st=sot"
@@ -47,7 +47,7 @@ def _probabilities(text: str) -> dict[str, float]:
         found[code] = found.get(code, 0.0) + probability
     return found
 
-# %% ../nbs/03_identify.ipynb #fd958a4f
+# %% ../nbs/03_identify.ipynb #231fa8c3
 _SIGNS = {  # language -> what it is taken for, and what a word of its own looks like
     "ckb": (("sdh", "kmr"), "[ڕڵۆێ]"),
     "snd": (("pbt",), "[ٻڄڃڦڳڱڻڏڊڀٺٿٽ]"),
@@ -86,7 +86,7 @@ def identify(text: str) -> tuple[str, float]:
     best, probability, _ = _known(text)
     return best, probability
 
-# %% ../nbs/03_identify.ipynb #0e8a092e
+# %% ../nbs/03_identify.ipynb #c2c73215
 _RUN = re.compile("[A-Za-z][\t-\r -\u024f\u2010-\u203a]*")  # Latin letters, and what stands between them
 _NAME = 20  # letters; a shorter run of Latin letters may be a name
 
@@ -112,11 +112,12 @@ def english_share(text: str, language: str) -> float:
     letters = _letters(text)
     return sum(map(_letters, foreign)) / letters if letters else 0.0
 
-# %% ../nbs/03_identify.ipynb #1a155ee2
+# %% ../nbs/03_identify.ipynb #8809fc45
 _SETS = (("bos", "hrv", "srp"), ("ind", "zsm"), ("jav", "sun"))
 _OFTEN = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
-_RARELY = 2  # in a thousand characters; English has thirty
-_LEAST, _MOST = 0.25, 0.5  # of the letters
+_RARELY = 4  # in a thousand characters; English has twenty to thirty
+_LEAST, _MOST = 0.25, 0.5  # of the letters in the script
+_ENGLISH = 0.75  # of the letters
 
 
 def confusable(language: str) -> tuple[str, ...]:
@@ -138,7 +139,7 @@ def check_language(text: str, language: str) -> tuple[str, str]:
     text = text[:_ENOUGH]
     if expected.iso639_3 != "eng" and 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text):
         english = english_share(text, language)
-        if english >= _MOST:
+        if english >= _ENGLISH:
             return "english", f"{english:.2f} of the letters are English"
     if best in confusable(language) or probability < _MOST:
         return "", f"{best} ({probability:.2f})"
