@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['spans_of', 'sat_sentences']
 
-# %% ../nbs/03_split.ipynb #dd577578
+# %% ../nbs/03_split.ipynb #5df77813
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from .data import storable
 
-# %% ../nbs/03_split.ipynb #ac093664
+# %% ../nbs/03_split.ipynb #24bbe51a
 @cache
 def _model(name: str) -> "wtpsplit.SaT":  # noqa: F821
     try:
@@ -33,7 +33,7 @@ def _model(name: str) -> "wtpsplit.SaT":  # noqa: F821
         found.half().to("cuda")
     return found
 
-# %% ../nbs/03_split.ipynb #730419ef
+# %% ../nbs/03_split.ipynb #2f830451
 def spans_of(text: str, pieces: Iterable[str]) -> list[tuple[int, int]]:
     "Where the `pieces` of `text`, in order, stand in it, without the white space around them. Raises ValueError for a piece that does not follow the last."
     spans, at = [], 0
@@ -44,6 +44,8 @@ def spans_of(text: str, pieces: Iterable[str]) -> list[tuple[int, int]]:
                 raise ValueError(f"the splitter gave {visible[:40]!r}, which is not what follows character {at} of the text")
             at = start + len(visible)
             spans.append((start, at))
+    if rest := text[at:].strip():
+        raise ValueError(f"the splitter left out {rest[:40]!r} at the end of the text")
     return spans
 
 
