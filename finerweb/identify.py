@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identify', 'english_share', 'confusable', 'check_language']
 
-# %% ../nbs/03_identify.ipynb #2cb41641
+# %% ../nbs/03_identify.ipynb #41d8547b
 import re
 from functools import cache
 
@@ -14,7 +14,7 @@ from .languages import in_script, languages
 from .languages import language as find_language
 from .segment import sentences
 
-# %% ../nbs/03_identify.ipynb #c145f1c8
+# %% ../nbs/03_identify.ipynb #9a5cc91e
 _BESIDES = dict(
     pair.split("=")
     for pair in "an=arg ba=bak dz=dzo fo=fao ha=hau ht=hat ig=ibo ku=kmr lb=ltz lg=lug ln=lin mt=mlt nn=nno no=nob oc=oci qu=que rw=kin se=sme sn=sna st=sot"
@@ -47,7 +47,7 @@ def _probabilities(text: str) -> dict[str, float]:
         found[code] = found.get(code, 0.0) + probability
     return found
 
-# %% ../nbs/03_identify.ipynb #231fa8c3
+# %% ../nbs/03_identify.ipynb #d78e901f
 _SIGNS = {  # language -> what it is taken for, and what a word of its own looks like
     "ckb": (("sdh", "kmr"), "[ڕڵۆێ]"),
     "snd": (("pbt",), "[ٻڄڃڦڳڱڻڏڊڀٺٿٽ]"),
@@ -68,25 +68,24 @@ def _own_words(text: str, code: str) -> float:
     return sum(1 for word in words if sign.search(word)) / len(words) if words else 0.0
 
 
-def _known(text: str) -> tuple[str, float, dict[str, float]]:
-    """(language, probability, the probabilities of all)."""
+def _known(text: str) -> tuple[str, float]:
+    """(language, probability)."""
     found = _probabilities(text)
     best = max(found, key=found.__getitem__)
     for code, (taken_for, _) in _SIGNS.items():
         if best in taken_for and _own_words(text, code) >= _SHARE:
             found[code] = sum(found.pop(c, 0.0) for c in taken_for)
             best = code
-    return best, min(1.0, found[best]), found
+    return best, min(1.0, found[best])
 
 
 def identify(text: str) -> tuple[str, float]:
     "(ISO 639-3 code, confidence from 0 to 1) of the language of `text`: one of the 91 or of some fifty others; (\"und\", 0.0) for a text without letters."
     if not any(map(str.isalpha, text)):
         return "und", 0.0
-    best, probability, _ = _known(text)
-    return best, probability
+    return _known(text)
 
-# %% ../nbs/03_identify.ipynb #c2c73215
+# %% ../nbs/03_identify.ipynb #42e5e5b9
 _RUN = re.compile("[A-Za-z][\t-\r -\u024f\u2010-\u203a]*")  # Latin letters, and what stands between them
 _NAME = 20  # letters; a shorter run of Latin letters may be a name
 
@@ -96,7 +95,7 @@ def _letters(text: str) -> int:
 
 
 def _is_english(text: str) -> bool:
-    best, probability, _ = _known(text)
+    best, probability = _known(text)
     return best == "eng" and probability >= 0.5
 
 
@@ -112,7 +111,7 @@ def english_share(text: str, language: str) -> float:
     letters = _letters(text)
     return sum(map(_letters, foreign)) / letters if letters else 0.0
 
-# %% ../nbs/03_identify.ipynb #8809fc45
+# %% ../nbs/03_identify.ipynb #0b1b1202
 _SETS = (("bos", "hrv", "srp"), ("ind", "zsm"), ("jav", "sun"))
 _OFTEN = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
 _RARELY = 4  # in a thousand characters; English has twenty to thirty
@@ -133,14 +132,14 @@ def check_language(text: str, language: str) -> tuple[str, str]:
     script = f"{share:.2f} of the letters are {expected.script}"
     if share < _LEAST:
         return "other_script", script
-    best, probability, _ = _known(text)
+    best, probability = _known(text)
     if share < _MOST and best not in confusable(language):
         return "other_script", f"{script}; identified as {best} ({probability:.2f})"
     text = text[:_ENOUGH]
-    if expected.iso639_3 != "eng" and 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text):
+    if expected.iso639_3 != "eng" and (best == "eng" or 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text)):
         english = english_share(text, language)
-        if english >= _ENGLISH:
+        if english >= (_MOST if best == "eng" else _ENGLISH):
             return "english", f"{english:.2f} of the letters are English"
-    if best in confusable(language) or probability < _MOST:
+    if best in (*confusable(language), "eng") or probability < _MOST:
         return "", f"{best} ({probability:.2f})"
-    return ("english" if best == "eng" else "other_language"), f"{best} ({probability:.2f})"
+    return "other_language", f"{best} ({probability:.2f})"
