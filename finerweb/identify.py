@@ -138,7 +138,7 @@ def check_language(text: str, language: str) -> tuple[str, str]:
     text = text[:_ENOUGH]
     if expected.iso639_3 != "eng" and (best == "eng" or 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text)):
         english = english_share(text, language)
-        if english >= (_MOST if best == "eng" else _ENGLISH):
+        if english >= (_MOST if best == "eng" and probability >= _MOST else _ENGLISH):
             return "english", f"{english:.2f} of the letters are English"
     if best in (*confusable(language), "eng") or probability < _MOST:
         return "", f"{best} ({probability:.2f})"
