@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['Language', 'languages', 'language', 'reported', 'in_script']
 
-# %% ../nbs/01_languages.ipynb #8b455b34
+# %% ../nbs/01_languages.ipynb #17994e3d
 import csv
 import difflib
 import io
 import re
+import unicodedata
 from dataclasses import dataclass, fields
 from functools import cache
 
 from .data import asset
 
-# %% ../nbs/01_languages.ipynb #36dff6ec
+# %% ../nbs/01_languages.ipynb #31a337eb
 @dataclass(frozen=True, slots=True)
 class Language:
     "A language of the corpus; the fields are the columns of `assets/languages.csv`, and an empty code says that the service does not know the language."
@@ -57,7 +58,7 @@ def languages() -> dict[str, Language]:
     "ISO 639-3 code -> `Language`, in the order of the codes."
     return dict(_table()[0])
 
-# %% ../nbs/01_languages.ipynb #6e285dd8
+# %% ../nbs/01_languages.ipynb #6697aa3e
 @cache
 def _spellings() -> dict[str, tuple[str, ...]]:
     spellings: dict[str, list[str]] = {}
@@ -88,12 +89,12 @@ def _close(said: str) -> list[str]:
     found = difflib.get_close_matches(said, known, n=4, cutoff=0.6)
     return list(dict.fromkeys(code for spelling in found for code in known[spelling]))
 
-# %% ../nbs/01_languages.ipynb #db2f18c0
+# %% ../nbs/01_languages.ipynb #597d23f5
 def reported(code: str) -> dict[str, float]:
     "The paper's numbers for a language (tables 8 and 9): passages, avg_chars, labels_per_passage_* and unique_labels_*; empty where it has none."
     return dict(_table()[1][language(code).iso639_3])
 
-# %% ../nbs/01_languages.ipynb #aedf755b
+# %% ../nbs/01_languages.ipynb #fbab8663
 _BLOCKS = {
     "Latn": "41-5A 61-7A AA BA C0-2B8 2E0-2E4 1D00-1D25 1D2C-1D5C 1D62-1D65 1D6B-1D77 1D79-1DBE 1E00-1EFF 2071-209C 212A-212B"
     " 2C60-2C7F A722-A787 A78B-A7FF AB30-AB64 FB00-FB06 FF21-FF5A",
@@ -109,22 +110,26 @@ _BLOCKS |= {"Jpan": " ".join(_BLOCKS[s] for s in ("Hira", "Kana", "Hani")), "Kor
 
 
 _LAST = 0x33480  # no letter is assigned from here on
+_SHARED = ("COMBINING", "VARIATION SELECTOR")  # marks of every script
 
 
 @cache
 def _letters(script: str) -> "numpy.ndarray":  # noqa: F821
-    """One truth value a code point: is it a letter of the script ("": of any)? A lookup table is the one way that is fast in every script."""
+    """One truth value a code point: is it a letter or mark of the script ("": of any)? A lookup table is the one way that is fast in every script."""
     import numpy as np
+
+    def is_written(c: str) -> bool:
+        return c.isalpha() or unicodedata.category(c) in ("Mn", "Mc") and not unicodedata.name(c, "").startswith(_SHARED)
 
     is_letter = np.zeros(_LAST + 1, dtype=bool)
     for first, _, last in (block.partition("-") for block in (_BLOCKS[script].split() if script else [f"0-{_LAST - 1:X}"])):
         for c in range(int(first, 16), int(last or first, 16) + 1):
-            is_letter[c] = chr(c).isalpha()
+            is_letter[c] = is_written(chr(c))
     return is_letter
 
 
 def in_script(text: str, script: str) -> float:
-    "The share of the letters of `text` that belong to `script` (ISO 15924); 0 for a text without letters. Raises ValueError for an unknown script."
+    "The share of the letters of `text`, vowel signs included, that belong to `script` (ISO 15924); 0 for a text without letters. Raises ValueError for an unknown script."
     import numpy as np
 
     if script not in _BLOCKS:

@@ -5,25 +5,21 @@
 # %% auto #0
 __all__ = ['icu_version', 'graphemes', 'tokens', 'words', 'sentences', 'chunks']
 
-# %% ../nbs/03_segment.ipynb #5107dd1f
+# %% ../nbs/03_segment.ipynb #027e579d
 import re
 import unicodedata
+from bisect import bisect_right
 from functools import cache
-from itertools import accumulate, chain, compress
+from itertools import pairwise
+from operator import itemgetter
 
+import numpy as np
 from icu4py.breakers import CharacterBreaker, SentenceBreaker, WordBreaker
 
 from .data import storable
 from .languages import language as find_language
 
-# %% ../nbs/03_segment.ipynb #d57a10a3
-# signs that join what follows them, and letters that join what precedes, besides the marks and format characters
-_JOINS_NEXT = frozenset("\u1039\u17d2\u1a60\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46")
-_JOINS_LAST = frozenset("\u0e33\u0eb3\uff9e\uff9f")
-# before a stack of Burmese consonants, of which the upper one closes the syllable before it
-_STACK = re.compile("[\u1000-\u103f].\u1039")
-
-
+# %% ../nbs/03_segment.ipynb #8bde392f
 def icu_version() -> str:
     "The version of ICU that finds the boundaries; another one may find others, so it belongs into every fingerprint."
     import icu4py
@@ -31,53 +27,88 @@ def icu_version() -> str:
     return icu4py.icu_version
 
 
+def _ends(breaker: CharacterBreaker | WordBreaker | SentenceBreaker, length: int) -> np.ndarray:
+    """Where the pieces end, in characters."""
+    ends = np.fromiter(map(itemgetter(1), breaker.segments()), dtype=np.intp)
+    if len(ends) and ends[-1] != length:
+        units = np.frombuffer(breaker.text.encode("utf-16-le"), dtype=np.uint16)
+        ends = np.cumsum((units & 0xFC00) != 0xDC00)[ends - 1]
+    return ends
+
+
+def _between(ends: np.ndarray) -> np.ndarray:
+    """Where the pieces start, if the first starts at 0."""
+    return np.concatenate((np.zeros(1, dtype=np.intp), ends[:-1]))
+
+
 def graphemes(text: str) -> list[tuple[int, int]]:
     "The spans of what a reader sees as one character; together they are the whole text. The same in every language."
-    ends = list(accumulate(map(len, CharacterBreaker(storable(text), "und"))))
-    return list(zip(chain((0,), ends), ends, strict=False))
+    if not text:
+        return []
+    ends = _ends(CharacterBreaker(storable(text), "und"), len(text))
+    return list(zip(_between(ends).tolist(), ends.tolist(), strict=True))
+
+# %% ../nbs/03_segment.ipynb #09168fb7
+# signs that join what follows them, and letters that join what precedes, besides the marks and format characters
+_JOINS_NEXT = frozenset("\u1039\u17d2\u1a60\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46")
+_JOINS_LAST = frozenset("\u0e33\u0eb3\uff9e\uff9f")
+_VISIBLE, _WORD, _TO_LAST, _TO_NEXT, _UNSEEN = 1, 2, 4, 8, 255
+_kinds = np.full(0x110000, _UNSEEN, dtype=np.uint8)  # character -> visible or word; may a boundary before or after it lie in a grapheme?
 
 
-def _pieces(text: str, locale: str) -> list[str]:
-    pieces = list(WordBreaker(text, locale))
-    # most texts have no boundary that could lie in a grapheme; looking at the few characters that pieces begin and end with is fast
-    firsts, lasts = {piece[0] for piece in pieces}, {piece[-1] for piece in pieces}
-    risky = _JOINS_LAST & firsts or _JOINS_NEXT & lasts or any(unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf") for c in firsts)
-    if not (risky or "\u1039" in text or any(unicodedata.category(c) == "Cf" for c in lasts)):
-        return pieces
-    whole = {end for _, end in graphemes(text)}
-    ends = [end for end in accumulate(map(len, pieces)) if end in whole and not _STACK.match(text, end - 1)]
-    return [text[a:b] for a, b in zip(chain((0,), ends), ends, strict=False)]
+def _kind(c: str) -> int:
+    category = unicodedata.category(c)
+    kind = _WORD if c.isalnum() else 0 if c.isspace() or category in ("Cc", "Cf", "Cs", "Cn") else _VISIBLE
+    to_last = c in _JOINS_LAST or category in ("Mn", "Mc", "Me", "Cf")
+    return kind | _TO_LAST * to_last | _TO_NEXT * (c in _JOINS_NEXT or category == "Cf")
 
-# %% ../nbs/03_segment.ipynb #d9d569f5
-class _Kinds(dict):
-    """Piece of text -> 0 invisible, 1 punctuation or symbol, 2 word. A text repeats its pieces, so each is looked at once."""
 
-    def __missing__(self, piece: str) -> int:
-        if any(map(str.isalnum, piece)):
-            kind = 2
-        else:
-            kind = int(any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn") for c in piece))
-        self[piece] = kind
-        return kind
+def _look(points: np.ndarray) -> np.ndarray:
+    """Code points -> kinds."""
+    kinds = _kinds[points]
+    if kinds.max(initial=0) == _UNSEEN:
+        for point in set(points[kinds == _UNSEEN].tolist()):
+            _kinds[point] = _kind(chr(point))
+        kinds = _kinds[points]
+    return kinds
+
+# %% ../nbs/03_segment.ipynb #0b5a7d56
+def _sound(text: str, points: np.ndarray, kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """`ends` without those inside a grapheme or in a Burmese syllable."""
+    inner = ends[:-1]
+    stacks = "\u1039" in text
+    if not stacks and not np.any(kinds[inner - 1] & _TO_NEXT | kinds[inner] & _TO_LAST):
+        return ends
+    whole = np.zeros(len(text) + 1, dtype=bool)
+    whole[_ends(CharacterBreaker(text, "und"), len(text))] = True
+    if stacks:  # no boundary before a stack of consonants, of which the upper one closes the syllable before it
+        above = np.flatnonzero(points[2:] == 0x1039) + 1
+        whole[above[(points[above - 1] >= 0x1000) & (points[above - 1] <= 0x103F)]] = False
+    return ends[whole[ends]]
 
 
 def _spans(text: str, language: str, least: int) -> list[tuple[int, int]]:
-    pieces = _pieces(storable(text), find_language(language).cldr)
-    kinds = _Kinds()
-    ends = list(accumulate(map(len, pieces)))
-    return list(compress(zip(chain((0,), ends), ends, strict=False), [kinds[piece] >= least for piece in pieces]))
+    if not text:
+        return []
+    text = storable(text)
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    kinds = _look(points)
+    ends = _sound(text, points, kinds, _ends(WordBreaker(text, find_language(language).cldr), len(text)))
+    starts = _between(ends)
+    seen = np.maximum.reduceat(kinds & (_VISIBLE | _WORD), starts) >= least
+    return list(zip(starts[seen].tolist(), ends[seen].tolist(), strict=True))
 
 
 def tokens(text: str, language: str) -> list[tuple[int, int]]:
     "The spans of everything visible in `text`: words, numbers, punctuation, symbols; never part of a grapheme."
-    return _spans(text, language, 1)
+    return _spans(text, language, _VISIBLE)
 
 
 def words(text: str, language: str) -> list[tuple[int, int]]:
     "The spans of the tokens that have a letter or a digit."
-    return _spans(text, language, 2)
+    return _spans(text, language, _WORD)
 
-# %% ../nbs/03_segment.ipynb #81e780c8
+# %% ../nbs/03_segment.ipynb #0c69485f
 _BEFORE_NAMES = frozenset(
     """dr mr mrs ms mx prof st sr jr gen col lt sgt capt cpt maj adm rev hon gov sen rep pres supt mt ft vs messrs sra srta dra dña mme mlle mgr dott sig ing dipl
     hr fr frl nr str bd bzw ca geb gest kand lic mag phdr mudr judr rndr mgr doc gen plk por ks św dn ul al pl tzv tzn sv tj šk gosp prim akad dhr mevr drs ir mej
@@ -122,7 +153,7 @@ def _is_abbreviation(text: str, at: int, script: str, locale: str) -> bool:
     short = [w is not None and sum(map(str.isalpha, w)) <= 3 - gap for w in (earlier, word, following and following[1])]
     return short[1] and (not gap or short[0] or bool(short[2] and following[2]))
 
-# %% ../nbs/03_segment.ipynb #84ee6ac9
+# %% ../nbs/03_segment.ipynb #cc227047
 _THAI_END = re.compile(r"(?:ครับ|ค่ะ|คะ|จ้ะ|จ้า)\s+|(?<!\s)\s+(?=นอกจากนี้|อย่างไรก็ตาม|ทั้งนี้|อนึ่ง|ดังนั้น|อีกทั้ง|ในขณะเดียวกัน|ด้าน(?:นาย|นาง)|สำหรับ)")
 _CLAUSE = 12  # characters; a shorter piece between spaces may be part of a name
 
@@ -144,7 +175,7 @@ def _clauses(text: str, start: int, end: int, longest: int) -> list[int]:
 def sentences(text: str, language: str, *, longest: int = 0) -> list[tuple[int, int]]:
     "The spans of the sentences, without the white space around them; `longest` (characters, 0: none) is where Thai, Lao, Khmer, Burmese are cut at clauses."
     found, clean = find_language(language), storable(text)
-    ends = list(accumulate(map(len, SentenceBreaker(clean, found.cldr))))
+    ends = _ends(SentenceBreaker(clean, found.cldr), len(clean)).tolist()
     if found.script == "Thai":
         ends = sorted({*ends, *(m.end() for m in _THAI_END.finditer(clean))})
     spans, start = [], 0
@@ -161,21 +192,33 @@ def sentences(text: str, language: str, *, longest: int = 0) -> list[tuple[int, 
             start = last
     return spans
 
-# %% ../nbs/03_segment.ipynb #27c18eaa
-def chunks(text: str, language: str, *, words_per_chunk: int, min_words: int) -> list[tuple[int, int]]:
-    "Spans of `words_per_chunk` words each; the last may have fewer, and is left out below `min_words`. Raises ValueError for numbers below 1."
+# %% ../nbs/03_segment.ipynb #ed2b9b57
+def _numbers(found: list[tuple[int, int]], text: str, language: str, *, words_per_chunk: int, policy: str) -> list[int]:
+    """The number of the first word of each chunk, and the number of words."""
+    word_ends = [end for _, end in found]
+    closing = [bisect_right(word_ends, end) for _, end in sentences(text, language)] if policy == "sentence" else []
+    numbers = [0]
+    while numbers[-1] < len(found):
+        full = min(numbers[-1] + words_per_chunk, len(found))
+        closed = closing[bisect_right(closing, full) - 1] if closing and full < len(found) else 0
+        numbers.append(closed if 4 * (closed - numbers[-1]) > 3 * words_per_chunk else full)
+    return numbers
+
+
+def chunks(text: str, language: str, *, words_per_chunk: int, min_words: int, policy: str = "paper") -> list[tuple[int, int]]:
+    "Spans of `words_per_chunk` words each (\"sentence\": or up to a quarter fewer); the last may have fewer, and is left out below `min_words`."
     if words_per_chunk < 1 or min_words < 1:
         raise ValueError(f"chunks: words_per_chunk is {words_per_chunk}, min_words is {min_words}; expected at least 1 each")
+    if policy not in ("paper", "sentence"):
+        raise ValueError(f"chunks: policy is {policy!r}; expected paper (exactly words_per_chunk words) or sentence (to a sentence end near by)")
     found = words(text, language)
+    numbers = _numbers(found, text, language, words_per_chunk=words_per_chunk, policy=policy)
     spans, start = [], 0
-    for n in range(0, len(found), words_per_chunk):
-        count = min(words_per_chunk, len(found) - n)
-        end = len(text)
-        if n + count < len(found):
-            end = _cut(text, found[n + count - 1][1], found[n + count][0])
-        if count >= min(min_words, words_per_chunk):
+    for n, following in pairwise(numbers):
+        end = _cut(text, found[following - 1][1], found[following][0]) if following < len(found) else len(text)
+        if following - n >= min(min_words, words_per_chunk):
             # a word may begin with a space that carries a mark
-            first, last = found[n][0], found[n + count - 1][1]
+            first, last = found[n][0], found[following - 1][1]
             spans.append((first - len(text[start:first].lstrip()), last + len(text[last:end].rstrip())))
         start = end
     return spans

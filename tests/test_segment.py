@@ -100,3 +100,79 @@ def test_megabytes(name: str) -> None:
     sentences(text, "eng")
     chunks(text, "tha", words_per_chunk=256, min_words=32)
     assert time.process_time() - began < 60  # some seconds; whatever is quadratic takes hours
+
+
+def test_megabytes_in_linear_time() -> None:
+    for text, code in (("neno moja " * 50_000, "swh"), ("ภาษาไทยไม่มีช่องว่าง" * 20_000, "tha"), ("没有句号的一行文字" * 40_000, "cmn")):
+        times = []
+        for part in (text[: len(text) // 4], text):
+            began = time.process_time()
+            chunks(part, code, words_per_chunk=256, min_words=32, policy="sentence")
+            times.append(time.process_time() - began)
+        assert times[1] < 12 * times[0] + 0.5  # four times the text; what is quadratic takes sixteen times as long
+
+
+def test_marks_of_encodings_are_no_words() -> None:
+    text = "\ufeffUne phrase, un caf\u00e9.\r\n\r\nDeux\x85trois\u2028fin"
+    found = [text[a:b] for a, b in words(text, "fra")]
+    assert found == ["Une", "phrase", "un", "café", "Deux", "trois", "fin"]
+    misread = "caf\u00c3\u00a9 na\u00c3\u00afve \ufffd\ufffd ok"  # UTF-8 read as Latin-1, and bytes that were none
+    check_spans(misread, "fra")
+    assert [misread[a:b] for a, b in words(misread, "fra")][-1] == "ok"
+
+
+@needs_web
+@pytest.mark.parametrize("code", ["eng", "tha", "cmn", "hin", "arb", "mya"])
+def test_chunks_to_a_sentence_end(code: str) -> None:
+    text = web_text(code)
+    paper, found = chunks(text, code, words_per_chunk=256, min_words=32), words(text, code)
+    spans = chunks(text, code, words_per_chunk=256, min_words=32, policy="sentence")
+    inside = [sum(a <= s and e <= b for s, e in found) for a, b in spans]
+    assert all(192 < n <= 256 for n in inside[:-1])
+    assert len(found) - sum(inside) < 32 and len(spans) >= len(paper)
+    ends = {end for _, end in sentences(text, code)}
+    closed = [b in ends for _, b in spans[:-1]]
+    assert sum(closed) > sum(b in ends for _, b in paper[:-1]) and sum(closed) >= 0.5 * len(closed)
+    assert all(n == 256 for n, at_end in zip(inside, closed, strict=False) if not at_end)
+
+
+def test_unknown_chunk_policy() -> None:
+    with pytest.raises(ValueError, match="policy is 'none'; expected paper"):
+        chunks("a b", "eng", words_per_chunk=256, min_words=32, policy="none")
+
+
+def test_segment_any_text_says_what_is_missing(monkeypatch) -> None:
+    import sys
+
+    from finerweb.split import sat_sentences
+
+    monkeypatch.setitem(sys.modules, "wtpsplit", None)  # as where it is not installed
+    with pytest.raises(ImportError, match=r"pip install 'finerweb\[sat\]'"):
+        sat_sentences(["One. Two."], model="sat-3l-sm")
+
+
+def test_segment_any_text_with_a_tiny_model(tmp_path) -> None:
+    pytest.importorskip("wtpsplit", reason="needs the extra: pip install 'finerweb[sat]'")
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    from wtpsplit.models import SubwordXLMConfig, SubwordXLMForTokenClassification
+
+    from finerweb.split import sat_sentences
+
+    text = "Hello there. This is a test!\n\nMakumbusho yalifunguliwa. ที่กรุงเทพ 🎉 ok"
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.train_from_iterator([text] * 3, trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="<unk>"))
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", **names).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 514, "num_labels": 1}
+    SubwordXLMForTokenClassification(SubwordXLMConfig(vocab_size=len(made.get_vocab()), **size)).save_pretrained(tmp_path)
+    texts = [text, "", "x", "a\ud83d b\x00"]
+    for given, spans in zip(texts, sat_sentences(texts, model=str(tmp_path)), strict=True):
+        shown = [given[a:b] for a, b in spans]
+        assert "".join("".join(shown).split()) == "".join(given.split())  # random weights: somewhere, but all of it and in order
+        assert all(s == s.strip() and "\n" not in s for s in shown)
