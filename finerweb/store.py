@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #2415df1b
+# %% ../nbs/02_store.ipynb #27edf647
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #fd308efa
+# %% ../nbs/02_store.ipynb #c4800bfd
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #0e55cd73
+# %% ../nbs/02_store.ipynb #5993a5b8
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #6fe2ab82
+# %% ../nbs/02_store.ipynb #69a46958
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -127,7 +127,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #c2f270a5
+# %% ../nbs/02_store.ipynb #0d5dc94f
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -152,11 +152,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #07a9d7d0
+# %% ../nbs/02_store.ipynb #cc9d809e
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #98937f70
+# %% ../nbs/02_store.ipynb #b70591b2
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -207,11 +207,14 @@ class Task:
             return None
         return kept["work"] if not self.shown_only and kept["fingerprint"] == fingerprint(self.stage, self.key, self.parameters, self.inputs) else None
 
-    def write(self, rows: list[dict], *, dropped: list[dict] = (), counts: dict | None = None) -> None:
-        "The stage's table, checked against its columns. Raises ValueError naming a wrong row."
+    def write(self, rows: list[dict], *, files: dict[str, str] | None = None, **told: object) -> None:
+        "The stage's table, checked against its columns, and other `files` (name -> text); what else is `told` goes to `close`. Raises ValueError naming a wrong row."
         check_rows(rows, self.stage)
-        write_rows(self.open() / "rows.parquet", rows, schema(self.stage))
-        self.close(dropped=dropped, counts=counts, rows=len(rows))
+        folder = self.open()
+        write_rows(folder / "rows.parquet", rows, schema(self.stage))
+        for name, text in (files or {}).items():
+            write_text(folder / name, text)
+        self.close(rows=len(rows), **told)
 
     def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None, reasons: dict[str, int] | None = None) -> None:
         """Moves what was written into place, with what was dropped (dicts with a `reason`) and the numbers of this task; `meta.json` comes last.
@@ -226,7 +229,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #6ef6ebb4
+# %% ../nbs/02_store.ipynb #c618a1c0
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

@@ -1,0 +1,260 @@
+"""Scoring, near duplicates and the selection: the same result however it is reached, bounded, and not upset by what a crawl holds."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finerweb.data import asset
+from finerweb.duplicates import NearDuplicates, sketch
+from finerweb.scoring import batches, one_ahead
+from finerweb.select import Held, Selection, check_language, cut_documents, first_good_chunks, score_bin
+from finerweb.source import Document
+
+HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
+CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, most_chunks=4)
+WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ari", "oto", "ulu", "ingo", "eka", "amba", "isho", "one")]
+
+
+def text(seed: int, words: int) -> str:
+    drawn = random.Random(seed)
+    return " ".join(drawn.choice(WORDS) for _ in range(words))
+
+
+def pages(count: int, words: int = 70) -> list[Document]:
+    "Pages of made-up words; every tenth is the page before it once more, every 50th has a taken identifier, every 25th is in another script."
+    found = []
+    for n in range(count):
+        body = text(n - (n % 10 == 9), words) + (" tena" if n % 10 == 9 else "")
+        found.append(Document(f"page{n - 1 if n % 50 == 49 else n}", "ไทย " * 50 if n % 25 == 24 else body))
+    return found
+
+
+def score(texts: list[str]) -> list[float]:
+    "A filter of which a third passes."
+    return [(sum(map(ord, t[:40])) % 100) / 150 for t in texts]
+
+
+def held(**changes) -> Held:
+    return Held("swh", **dict(passages=10, at_least=3, threshold=0.5, pick="first", similarity=0.8, shingle=3) | changes)
+
+
+def select(documents, selection: Selection, *, block: int = 8, scoring=score) -> Selection:
+    above = selection.held.threshold if selection.held.pick == "first" else math.inf
+    for group in cut_documents(documents, "swh", block=block, **CUTTING):
+        for found in first_good_chunks(group, "swh", score=scoring, threshold=above):
+            if not selection.full:
+                selection.add(*found)
+    return selection
+
+
+# --- scoring
+
+
+@pytest.fixture
+def regressor(tiny_encoder, one_thread):
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+
+    torch.manual_seed(0)
+    return load_sequence_regressor(tiny_encoder)
+
+
+def test_batches_hold_every_text_once_within_the_budget():
+    lengths = [random.Random(n).randrange(1, 400) for n in range(200)] + [5000]
+    found = batches(lengths, most=16, budget=1000)
+    assert sorted(n for b in found for n in b) == list(range(201)) and found[0] == [200]
+    assert all(len(b) <= 16 and (len(b) == 1 or len(b) * max(lengths[n] for n in b) <= 1000) for b in found)
+    longest = [max(lengths[n] for n in b) for b in found]
+    assert all(a >= b for a, b in pairwise(longest))
+
+
+def test_scores_are_those_of_each_text_alone_and_of_the_plain_pipeline(regressor):
+    from finerweb.scoring import score_passages
+
+    tokenizer, model = regressor
+    texts = HOSTILE[:3] + [text(n, 5 + 3 * (n % 9)) for n in range(40)]
+    together = score_passages(texts, tokenizer, model, batch=8, max_length=100)
+    alone = [score_passages([t], tokenizer, model, batch=1, max_length=100)[0] for t in texts]
+    assert together == pytest.approx(alone, abs=1e-4) and len(set(together)) > 30
+    assert together == score_passages(texts, tokenizer, model, batch=8, max_length=100)
+    assert score_passages([], tokenizer, model, batch=8, max_length=100) == []
+    assert all(map(math.isfinite, score_passages(HOSTILE, tokenizer, model, batch=8, max_length=100)))
+
+
+def test_a_lower_precision_is_taken_only_where_scores_stay(regressor):
+    from finerweb.scoring import safe_precision
+
+    tokenizer, model = regressor
+    texts = [text(n, 20) for n in range(8)]
+    kinds = dict(batch=8, max_length=100)
+    for precision in ("half", "int8"):
+        taken, moved = safe_precision(texts, tokenizer, model, precision=precision, within=0.02, **kinds)
+        assert taken == (precision if moved <= 0.02 else "float32")
+        assert safe_precision(texts, tokenizer, model, precision=precision, within=-1.0, **kinds)[0] == "float32"
+    model.classifier.weight.data.fill_(math.nan)
+    assert safe_precision(texts, tokenizer, model, precision="half", within=0.02, **kinds) == ("float32", math.inf)
+
+
+def test_a_classifier_is_no_filter(regressor):
+    import torch
+    from finerweb.scoring import score_passages
+
+    tokenizer, model = regressor
+    model.classifier = torch.nn.Linear(model.classifier.in_features, 3)
+    with pytest.raises(ValueError, match="3 numbers a text, expected 1"):
+        score_passages(["a"], tokenizer, model, batch=1, max_length=10)
+
+
+def test_one_ahead_is_one_ahead_and_hands_on_errors():
+    made = []
+
+    def numbers():
+        for n in range(5):
+            made.append(n)
+            if n == 3:
+                raise OSError("the line broke")
+            yield n
+
+    taken = []
+    with pytest.raises(OSError, match="the line broke"):
+        for n in one_ahead(numbers()):
+            taken.append(n)
+            assert len(made) <= len(taken) + 1
+    assert taken == [0, 1, 2]
+
+
+# --- near duplicates
+
+
+def test_near_duplicates_are_found_in_any_script_and_others_are_not():
+    sample = [json.loads(line) for c in ("eng", "swh", "tha", "arb", "hin") for line in (asset("sample") / f"{c}.jsonl").read_text(encoding="utf-8").splitlines()]
+    known = NearDuplicates(similarity=0.8, shingle=3)
+    for n, row in enumerate(sample):
+        assert known.find(row["text"], row["language"]) is None, "no two pages of the sample are the same"
+        known.add(n, row["text"], row["language"])
+    for n, row in enumerate(sample):
+        edited = "2024 | " + row["text"][: int(0.95 * len(row["text"]))].upper()
+        assert known.find(edited, row["language"]) == n
+    assert all(known.find(t, "eng") is None for t in HOSTILE)
+
+
+def test_the_likeness_is_the_share_of_shingles():
+    whole = text(1, 300)
+    for changed in (3, 10, 30):
+        words = whole.split()
+        for n in range(changed):
+            words[n * 10] = f"x{n}"
+        other = " ".join(words)
+        runs = [{tuple(t.split()[n : n + 3]) for n in range(298)} for t in (whole, other)]
+        true = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
+        assert sketch(whole, "eng", shingle=3).jaccard(sketch(other, "eng", shingle=3)) == pytest.approx(true, abs=0.12)
+
+
+# --- the selection
+
+
+def test_everything_read_is_held_or_counted():
+    done = select(pages(200), Selection(held(passages=1000, at_least=0), examples=5))
+    assert done.read == 200 == len(done.rows()) + sum(done.dropped.values())
+    assert set(done.dropped) == {"near_duplicate", "duplicate_id", "low_score", "other_script"} and done.dropped["other_script"] == 8
+    assert len({r["document_id"] for r in done.rows()}) == len(done.rows()) == done.held.passed
+    kept = {reason: sum(r["reason"] == reason for r in done.examples()) for reason in done.dropped}
+    assert kept == {reason: min(5, n) for reason, n in done.dropped.items()}
+
+
+def test_it_stops_at_the_last_passage_wanted():
+    done = select(pages(200), Selection(held(passages=10), examples=5))
+    assert len(done.rows()) == 10 == done.held.passed and done.read < 200
+    assert [r["id"] for r in done.rows()] == [f"swh_{n}" for n in range(10)]
+    more = select(pages(done.read), Selection(held(passages=10), examples=5))
+    assert more.work() == done.work(), "documents after the last passage play no part"
+
+
+def test_the_block_changes_nothing():
+    several = [select(pages(120), Selection(held(passages=20), examples=9), block=block) for block in (1, 7, 512)]
+    assert several[0].work() == several[1].work() == several[2].work()
+
+
+@pytest.mark.parametrize(("pick", "at_least"), [("first", 0), ("first", 8), ("best", 0), ("best", 8)])
+def test_cut_anywhere_and_taken_up_again_it_is_the_same(pick, at_least):
+    make = lambda: Selection(held(passages=12, at_least=at_least, pick=pick), examples=4)
+    whole = select(pages(160), make())
+    for cut in (1, 33, 80):
+        part = make()
+        part.go_on(json.loads(json.dumps(select(pages(cut), make()).work())))
+        after = select(pages(160)[part.read :], part)
+        assert json.dumps(after.work()) == json.dumps(whole.work()) and after.rows() == whole.rows() and after.examples() == whole.examples()
+
+
+def test_the_best_are_the_best_of_all():
+    documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(150)]
+    done = select(documents, Selection(held(passages=10, pick="best", at_least=0), examples=0))
+    expected = sorted((s for s in score([d.text for d in documents]) if s > 0.5), reverse=True)[:10]
+    assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and len(expected) == 10
+    assert done.dropped["not_the_best"] > 0 and done.examples() == []
+
+
+def test_too_few_are_made_up_from_the_best_of_the_others():
+    documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(40)]
+    done = select(documents, Selection(held(passages=10, at_least=6, threshold=5.0), examples=99))
+    expected = sorted(score([d.text for d in documents]), reverse=True)[:6]
+    assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and done.held.passed == 0
+    places = [int(r["document_id"][1:]) for r in done.rows()]
+    assert places == sorted(places), "in the order of the stream"
+
+
+def test_memory_does_not_grow_with_what_is_rejected():
+    selection = Selection(held(passages=10, at_least=5, threshold=9.0), examples=20)
+
+    def offer(first: int, count: int) -> None:
+        for n in range(first, first + count):
+            row = {"id": f"p{n}#0", "document_id": f"p{n}", "text": f"word{n} " * 400, "filter_score": (n * 7919 % 1000) / 1000}
+            selection.add(row, "" if n % 3 else "english", "")
+
+    offer(0, 2000)
+    tracemalloc.start()
+    offer(2000, 500)
+    before = tracemalloc.get_traced_memory()[0]
+    offer(2500, 20_000)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert selection.read == 22_500 and sum(selection.dropped.values()) == 22_495 and len(selection.examples()) == 40
+    assert grown < 500_000, f"20,000 rejected passages of 3 kB left {grown} bytes behind"
+
+
+def test_bad_documents_and_bad_scores_have_their_reasons():
+    english = (asset("sample") / "eng.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    documents = [
+        Document("no end", text(1, 500)), Document("one word", "x" * 900_000), Document("no blank", "kitabu" * 30_000), Document("short", "Jambo."),
+        Document("english", json.loads(english)["text"]), Document("gone", "", reason="unreadable_file", detail="x.parquet"), Document("nan", text(2, 30) + " nan"),
+    ]  # fmt: skip
+    scoring = lambda texts: [math.nan if "nan" in t else 0.7 for t in texts]
+    done = select(documents, Selection(held(), examples=9), scoring=scoring)
+    reasons = {r["document_id"]: r["reason"] for r in done.examples()}
+    assert [r["document_id"] for r in done.rows()] == ["no end"]
+    assert reasons == {"one word": "too_short", "no blank": "too_short", "short": "too_short", "english": "english", "gone": "unreadable_file", "nan": "no_score"}
+    assert score_bin(math.nan) == score_bin(math.inf) == "none" and score_bin(1e300) == "10.00" and score_bin(-0.01) == "-0.05"
+    assert check_language("", "swh")[0] == "" and select([], Selection(held(), examples=9)).rows() == []
+
+
+# --- the stage
+
+
+@pytest.fixture
+def crawl(finished, tmp_path):
+    "(folder, words of the command): the small run with a filter, and 600 pages in three files of which one is empty."
+    import shutil
+
+    shutil.copytree(finished[0] / "runs" / "small" / "12_filter", tmp_path / "runs/small/12_filter")
+    shutil.copytree(finished[0] / "runs" / "small" / "11_rate", tmp_path / "runs/small/11_rate")
+    return tmp_path
