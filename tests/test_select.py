@@ -31,11 +31,11 @@ def text(seed: int, words: int) -> str:
 
 
 def pages(count: int, words: int = 70) -> list[Document]:
-    "Pages of made-up words; every tenth is the page before it once more, every 50th has a taken identifier, every 25th is in another script."
+    "Pages of made-up words; of ten one is the page before it once more and one has the identifier of the page before it, every 25th is in another script."
     found = []
     for n in range(count):
         body = text(n - (n % 10 == 9), words) + (" tena" if n % 10 == 9 else "")
-        found.append(Document(f"page{n - 1 if n % 50 == 49 else n}", "ไทย " * 50 if n % 25 == 24 else body))
+        found.append(Document(f"page{n - (n % 10 == 1)}", "ไทย " * 50 if n % 25 == 24 else body))
     return found
 
 
@@ -249,12 +249,87 @@ def test_bad_documents_and_bad_scores_have_their_reasons():
 
 # --- the stage
 
+STAGE = """
+import ast, json, sys
+from finerweb.store import notebooks_folder
+cells = json.loads((notebooks_folder() / "13_select.ipynb").read_text())["cells"]
+names, given = {}, json.loads(sys.argv[1])
+for cell in cells:
+    source = "".join(cell["source"])
+    if "parameters" in cell["metadata"].get("tags", []):
+        exec(source, names)
+        names |= given
+    elif cell["cell_type"] == "code" and source.startswith(("#| export", "#| eval: false")):
+        exec(source, names)
+"""
+
 
 @pytest.fixture
-def crawl(finished, tmp_path):
-    "(folder, words of the command): the small run with a filter, and 600 pages in three files of which one is empty."
-    import shutil
+def stage(tiny_encoder, environment, tmp_path):
+    "`stage(home, **parameters)`: starts the notebook's stage in a process of its own on 1,500 pages; a filter and the rated passages are there."
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+    from finerweb.source import passage_row
+    from finerweb.store import Task
 
-    shutil.copytree(finished[0] / "runs" / "small" / "12_filter", tmp_path / "runs/small/12_filter")
-    shutil.copytree(finished[0] / "runs" / "small" / "11_rate", tmp_path / "runs/small/11_rate")
-    return tmp_path
+    columns = ("id", "text", "url", "language", "language_script")
+    (tmp_path / "crawl").mkdir()
+    everything = pages(1500)
+    for name, part in (("0", everything[:700]), ("1", []), ("2", everything[700:])):
+        rows = {c: pa.array([dict(id=d.id, text=d.text, language="swh", language_script="Latn").get(c, "") for d in part], pa.string()) for c in columns}
+        pq.write_table(pa.table(rows), tmp_path / "crawl" / f"{name}.parquet")
+    torch.manual_seed(0)
+    tokenizer, model = load_sequence_regressor(tiny_encoder)
+
+    def start(home: str, **changes) -> subprocess.Popen:
+        folder = str(tmp_path / home)
+        if not (tmp_path / home).exists():
+            Task(folder, "small", "10_corpus", ("swh",), parameters={}).write([passage_row(d, "swh", "Latn", (0, 100), 0) for d in everything[:4]])
+            task = Task(folder, "small", "12_filter", parameters={})
+            model.save_pretrained(task.open() / "model")
+            tokenizer.save_pretrained(task.folder / ".incoming" / "model")
+            task.close()
+        given = dict(home=folder, run="small", language="swh", source=str(tmp_path / "crawl"), passages=2000, threshold=0.0, max_length=64, block=16, save_every=0.0)
+        command = [sys.executable, "-c", STAGE, json.dumps(given | changes)]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def test_a_killed_selection_goes_on_to_the_same_bytes(stage, tmp_path):
+    unbroken = stage("whole")
+    said = unbroken.communicate(timeout=600)[0]
+    assert unbroken.returncode == 0, said
+    broken, left = stage("broken"), tmp_path / "broken/small/13_select/swh/unfinished.json"
+    while not left.exists():
+        assert broken.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(broken.pid, signal.SIGKILL)
+    broken.communicate()
+    assert not (left.parent / "meta.json").exists()
+    read = json.loads(left.read_text())["work"]["read"]
+    assert 0 < read < 1500 and read % 16 == 0
+    again = stage("broken")
+    said = again.communicate(timeout=600)[0]
+    assert again.returncode == 0 and f"goes on after {read} documents" in said, said
+    mine, theirs = left.parent, tmp_path / "whole/small/13_select/swh"
+    assert sorted(p.name for p in mine.iterdir()) == ["dropped.parquet", "meta.json", "rows.parquet", "scores.json"]
+    for name in ("dropped.parquet", "rows.parquet", "scores.json"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes(), name
+    metas = [json.loads((p / "meta.json").read_text()) for p in (mine, theirs)]
+    assert metas[0] | {"seconds": 0} == metas[1] | {"seconds": 0}
+    assert metas[0]["counts"]["documents_read"] == 1500 == metas[0]["rows"] + sum(metas[0]["dropped"].values())
+    assert pq.read_metadata(mine / "dropped.parquet").num_rows < sum(metas[0]["dropped"].values()), "some of the rejected are kept, all are counted"
+
+
+def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path):
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+
+    stage("whole").communicate(timeout=600)
+    _, model = load_sequence_regressor(tiny_encoder)
+    model.classifier.weight.data.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "whole/small/12_filter/model")
+    broken = stage("whole", passages=5)
+    said = broken.communicate(timeout=600)[0]
+    assert broken.returncode and "the filter gave no number for any of" in said and "12_filter" in said
