@@ -236,7 +236,7 @@ def test_bad_documents_and_bad_scores_have_their_reasons():
     english = (asset("sample") / "eng.jsonl").read_text(encoding="utf-8").splitlines()[0]
     documents = [
         Document("no end", text(1, 500)), Document("one word", "x" * 900_000), Document("no blank", "kitabu" * 30_000), Document("short", "Jambo."),
-        Document("english", json.loads(english)["text"]), Document("gone", "", reason="unreadable_file", detail="x.parquet"), Document("nan", text(2, 30) + " nan"),
+        Document("english", json.loads(english)["text"]), Document("gone", "", reason="unreadable_file", detail="x.parquet"), Document("nan", "nan " + text(2, 18)),
     ]  # fmt: skip
     scoring = lambda texts: [math.nan if "nan" in t else 0.7 for t in texts]
     done = select(documents, Selection(held(), examples=9), scoring=scoring)
