@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mixed_pages', 'first_chunk', 'scoring_table', 'xlmr_sized', 'step_seconds', 'operations', 'projected']
 
-# %% ../nbs/74_select.ipynb #57938e1d
+# %% ../nbs/74_select.ipynb #16df6fe0
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .measure import in_turns
 from .segment import chunks
 from .source import Document, documents
 
-# %% ../nbs/74_select.ipynb #ade05b03
+# %% ../nbs/74_select.ipynb #090c4bf6
 def mixed_pages(count: int) -> list[tuple[str, Document]]:
     "(language, a document with a chunk of 256 words), from `count` languages at most, of $FINERWEB_TEST_DATA/web or the sample."
     web = Path(os.environ.get("FINERWEB_TEST_DATA") or asset("sample")) / "web"
@@ -35,7 +35,7 @@ def first_chunk(language: str, page: Document) -> str:
     "Its first 256 words."
     return page.text[slice(*chunks(page.text, language, words_per_chunk=256, min_words=256)[0])]
 
-# %% ../nbs/74_select.ipynb #eefda9db
+# %% ../nbs/74_select.ipynb #f692cc47
 def scoring_table(texts: list[str], tokenizer, model, *, precisions: tuple[str, ...], max_length: int, repeats: int) -> Table:
     "A row for the pipeline and for each precision: passages a second by the clock and by the time of the process, times the pipeline's, and the largest move of a score."
     from functools import partial
@@ -67,7 +67,7 @@ def xlmr_sized(tokenizer) -> "PreTrainedModel":  # noqa: F821
     sizes = dict(vocab_size=len(tokenizer), max_position_embeddings=514, type_vocab_size=1, pad_token_id=tokenizer.pad_token_id, num_labels=1)
     return XLMRobertaForSequenceClassification(XLMRobertaConfig(**sizes)).eval()
 
-# %% ../nbs/74_select.ipynb #e5f38773
+# %% ../nbs/74_select.ipynb #73bb514c
 def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str, float]:
     "Step -> median seconds of processor time for one document; reading is that of the parquet file or the sample that the first page is from."
     from finerweb.duplicates import NearDuplicates
@@ -98,7 +98,7 @@ def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str
         seconds[name] = median(times)
     return seconds
 
-# %% ../nbs/74_select.ipynb #aa1f6ed7
+# %% ../nbs/74_select.ipynb #9ebe2f50
 def operations(*, layers: int, size: int, tokens: int) -> float:
     "Floating-point operations of a forward pass over `tokens` tokens: 24 size^2 a token and layer in the linear layers, 4 size a pair of tokens and layer in the attention."
     return layers * (24.0 * size**2 * tokens + 4.0 * size * tokens**2)
