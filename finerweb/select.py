@@ -6,7 +6,7 @@
 __all__ = ['detect_language', 'check_language', 'cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin',
            'show_scores']
 
-# %% ../nbs/13_select.ipynb #29a63e7f
+# %% ../nbs/13_select.ipynb #7419e928
 import hashlib
 import math
 from bisect import bisect_left, insort
@@ -20,7 +20,7 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #213f0764
+# %% ../nbs/13_select.ipynb #ab4ae038
 def detect_language(text: str) -> str:
     "The language code that py3langid finds."
     import py3langid
@@ -33,7 +33,7 @@ def check_language(text: str, language: str) -> tuple[str, str]:
     found = detect_language(text) if language != "eng" else "en"
     return ("english", found) if found == "en" and language != "eng" else ("", found)
 
-# %% ../nbs/13_select.ipynb #fe17d7cd
+# %% ../nbs/13_select.ipynb #af172c35
 def cut_documents(
     documents: Iterable[Document], language: str, *, rated: frozenset[str], words_per_chunk: int, min_words: int, most_chunks: int, block: int,
 ) -> Iterator[list[tuple[Document, str, list[tuple[int, int]]]]]:  # fmt: skip
@@ -47,7 +47,7 @@ def cut_documents(
             found.append((document, reason or ("" if spans else "too_short"), spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #fba4eddc
+# %% ../nbs/13_select.ipynb #d9ce3bd6
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -80,7 +80,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #3c937232
+# %% ../nbs/13_select.ipynb #5e4428e8
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -132,7 +132,7 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #21e38ab7
+# %% ../nbs/13_select.ipynb #2fc1c57f
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
@@ -179,7 +179,7 @@ class Selection:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #2372f166
+# %% ../nbs/13_select.ipynb #4cb237ed
 _WIDTH = 0.05
 
 
