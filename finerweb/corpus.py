@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['random_chunk', 'draw']
 
-# %% ../nbs/10_corpus.ipynb #262e9222
+# %% ../nbs/10_corpus.ipynb #17ae6758
 import heapq
 from collections.abc import Callable, Iterable
 
 from .segment import chunks
 from .source import Document, Dropped, passage_row, random_number
 
-# %% ../nbs/10_corpus.ipynb #0e003422
-def random_chunk(document: Document, language: str, script: str, *, words_per_chunk: int, min_words: int, seed: int) -> dict | None:
+# %% ../nbs/10_corpus.ipynb #6eb5aa77
+def random_chunk(document: Document, language: str, script: str, *, words_per_chunk: int, min_words: int, policy: str, seed: int) -> dict | None:
     "One random chunk of `document` as a row, or None if it is too short for any."
-    spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words)
+    spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words, policy=policy)
     if not spans:
         return None
     chunk = random_number(seed, document.id, "chunk") % len(spans)
     return passage_row(document, language, script, spans[chunk], chunk)
 
-# %% ../nbs/10_corpus.ipynb #bd78d54d
+# %% ../nbs/10_corpus.ipynb #48090319
 def draw(
     documents: Iterable[Document],
     n: int,

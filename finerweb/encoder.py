@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'UNTRAINED', 'CharTokenizer', 'hash_ngrams', 'CharEncoderConfig', 'CharEncoder',
-           'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor',
-           'score_passages']
+           'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor']
 
-# %% ../nbs/06_encoder.ipynb #7eb5ff39
+# %% ../nbs/06_encoder.ipynb #68fe1bb0
 from pathlib import Path
 
 import torch
@@ -17,9 +16,9 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from .data import storable
 
-# %% ../nbs/06_encoder.ipynb #6b38038c
+
+# %% ../nbs/06_encoder.ipynb #50ade1c4
 class CharTokenizer(PreTrainedTokenizer):
     "Characters as tokens, code points as their ids; gives offsets; adds no special tokens."
 
@@ -72,7 +71,7 @@ class CharTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding({k: v[0] for k, v in batch.items()})
         return BatchEncoding(dict(batch), tensor_type=return_tensors)
 
-# %% ../nbs/06_encoder.ipynb #f346db8e
+# %% ../nbs/06_encoder.ipynb #e7986cb2
 WINDOWS = ((0, 0), (-1, 0), (0, 1), (-2, 0), (-1, 1), (0, 2), (-3, 0), (0, 3))
 
 
@@ -90,7 +89,7 @@ def hash_ngrams(ids: torch.Tensor, rows: int) -> torch.Tensor:
         hashed.append(value % rows)
     return torch.stack(hashed, dim=-1)
 
-# %% ../nbs/06_encoder.ipynb #d3e63be3
+# %% ../nbs/06_encoder.ipynb #3e653f5d
 class CharEncoderConfig(PreTrainedConfig):
     "Sizes of a CharEncoder; the defaults are those the encoder was measured with."
 
@@ -142,7 +141,7 @@ class CharEncoder(_Pretrained):
             x = x + self.dropout(nn.functional.glu(near, dim=1).transpose(1, 2))
         return BaseModelOutput(last_hidden_state=self.norm(x) * seen)
 
-# %% ../nbs/06_encoder.ipynb #71769678
+# %% ../nbs/06_encoder.ipynb #75725204
 class CharEncoderForSequenceClassification(_Pretrained):
     "A CharEncoder with a head for whole texts: regression where `num_labels` is 1, classes otherwise."
 
@@ -173,7 +172,7 @@ AutoTokenizer.register(CharEncoderConfig, tokenizer_class=CharTokenizer, exist_o
 AutoModel.register(CharEncoderConfig, CharEncoder, exist_ok=True)
 AutoModelForSequenceClassification.register(CharEncoderConfig, CharEncoderForSequenceClassification, exist_ok=True)
 
-# %% ../nbs/06_encoder.ipynb #904b512f
+# %% ../nbs/06_encoder.ipynb #83aaa42c
 UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": {"dilations": [], "row_size": 16, "hidden_size": 64}}  # name -> sizes that differ from the full ones
 
 
@@ -209,20 +208,3 @@ def load_sequence_regressor(name_or_path: str | Path) -> tuple:
         return CharTokenizer(), CharEncoderForSequenceClassification(config)
     model = _load(AutoModelForSequenceClassification.from_pretrained, name_or_path, num_labels=1, problem_type="regression")
     return _load(AutoTokenizer.from_pretrained, name_or_path), model
-
-# %% ../nbs/06_encoder.ipynb #b8e2b672
-def score_passages(texts: list[str], tokenizer, model, *, batch: int, max_length: int) -> list[float]:
-    "The regression model's score of each text, in order; only the first `max_length` units of a text are read."
-    scores = [0.0] * len(texts)
-    model.eval()
-    for block in range(0, len(texts), 512):
-        order = sorted(range(block, min(block + 512, len(texts))), key=lambda n: len(texts[n]))
-        for begin in range(0, len(order), batch):
-            chosen = order[begin : begin + batch]
-            # an empty text has no character; a blank one has no meaning either, but a length
-            units = tokenizer([storable(texts[n]) or " " for n in chosen], padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            with torch.no_grad():
-                found = model(**units.to(model.device)).logits
-            for n, value in zip(chosen, found.float().view(-1).tolist(), strict=True):
-                scores[n] = value
-    return scores

@@ -6,7 +6,7 @@
 __all__ = ['WAITS', 'Document', 'checked', 'passage_row', 'random_number', 'shards', 'may_pass', 'said', 'read_rows',
            'shard_documents', 'documents', 'Dropped', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #d7cc954f
+# %% ../nbs/08_source.ipynb #b7af73e5
 import errno
 import hashlib
 import json
@@ -25,7 +25,7 @@ from .languages import language as find_language
 from .rows import LONGEST, Shard, rows, text_files
 from .shards import hub_folder, hub_shards, local_shards
 
-# %% ../nbs/08_source.ipynb #928f07a4
+# %% ../nbs/08_source.ipynb #1966279d
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page and its place; with a `reason` it is one that cannot be used."
@@ -37,7 +37,7 @@ class Document:
     shard: str = ""  # the name of the file it is from
     row: int = -1  # and its row there, from 0
 
-# %% ../nbs/08_source.ipynb #fd0eda7b
+# %% ../nbs/08_source.ipynb #183a68bd
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
@@ -59,7 +59,7 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, storable(text[:1000]), url, reason, f"{where}: {len(odd)} {what}, of {len(text)}")
     return Document(id, storable(text.removeprefix("\ufeff")), url)
 
-# %% ../nbs/08_source.ipynb #abcca4da
+# %% ../nbs/08_source.ipynb #4c17f753
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -68,7 +68,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #7dd65ca9
+# %% ../nbs/08_source.ipynb #40ac98a8
 def random_number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
@@ -97,7 +97,7 @@ def _sample(language: str) -> Shard:
     held_out = {json.loads(line)["id"] for line in gold.read_text(encoding="utf-8").splitlines()} if gold.exists() else set()
     return Shard(str(path), path.name, without=frozenset(held_out))
 
-# %% ../nbs/08_source.ipynb #ce807975
+# %% ../nbs/08_source.ipynb #5b44c14a
 WAITS = (1.0, 5.0, 25.0, 125.0)  # seconds before each new try
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR}  # of a disk in the network
 
@@ -136,7 +136,7 @@ def _from_hub(source: str, language: str) -> list[Shard]:
                     raise
                 raise ConnectionError(f"source {source!r}: {hub_folder(source, language)} cannot be listed: {said(error)}") from error
 
-# %% ../nbs/08_source.ipynb #e200037c
+# %% ../nbs/08_source.ipynb #706df5a0
 def read_rows(shard: Shard, *, start: int) -> Iterator[tuple[int, dict]]:
     "(number, row) of a shard from row `start` on, over what interrupts it; if it stays bad, the last is (-1, a row with a `fault`)."
     due, tries, remote = start, 0, shard.path.startswith("hf://")
@@ -176,7 +176,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         detail = f"none of its rows is {language}; its language column has " + ", ".join(t for t, _ in others.most_common(5))
         yield Document(shard.name, "", reason="other_language", detail=detail, shard=shard.name)
 
-# %% ../nbs/08_source.ipynb #9b7e2e4a
+# %% ../nbs/08_source.ipynb #c442ad7a
 def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: int = 1) -> Iterator[Document]:
     "The documents of `language` in `source`; `pool`: as many as that, in equal shares from `spread` shards; 0: all. Raises ValueError if no shard can be read."
     found, broken = shards(source, language, seed=seed), 0
@@ -195,7 +195,7 @@ def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: i
         if given == wanted and document.row >= 0:
             waiting.append((shard, document.row + 1))
 
-# %% ../nbs/08_source.ipynb #04c3c2ee
+# %% ../nbs/08_source.ipynb #24f5dcf5
 class Dropped:
     "Documents that are not used, with the reason: the first `most` of each reason, and how many there are."
 
@@ -209,12 +209,10 @@ class Dropped:
             self._kept.append({"id": document.id, "language": self.language, "text": document.text[:2000], "reason": reason, "detail": detail})
 
     def rows(self) -> list[dict]:
-        "What was kept, and for each reason that has more a row that stands for these: it says how many `times`."
-        more = {reason: many - self.most for reason, many in sorted(self.counts.items()) if many > self.most}
-        same = {"id": "", "language": self.language, "text": ""}
-        return self._kept + [{**same, "reason": reason, "detail": f"and {many} more", "times": many} for reason, many in more.items()]
+        "What was kept."
+        return list(self._kept)
 
-# %% ../nbs/08_source.ipynb #c64efb53
+# %% ../nbs/08_source.ipynb #e8846fed
 def source_fingerprint(source: str, language: str) -> str:
     "A hash of the names, sizes and times of the files of `language` in `source`; of the hub, the folder."
     if _on_hub(source):

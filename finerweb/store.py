@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #14fc29fa
+# %% ../nbs/02_store.ipynb #b9302859
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #2161a0c1
+# %% ../nbs/02_store.ipynb #f1e46938
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #c17dd126
+# %% ../nbs/02_store.ipynb #587041a5
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #d43e3c24
+# %% ../nbs/02_store.ipynb #2eb123a1
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -127,7 +127,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #4ae7f863
+# %% ../nbs/02_store.ipynb #a6e24f7d
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -152,11 +152,11 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #3f975dd5
+# %% ../nbs/02_store.ipynb #fc602baa
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #38ac32e2
+# %% ../nbs/02_store.ipynb #f00fbd22
 class Task:
     "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
@@ -192,27 +192,44 @@ class Task:
             self._incoming.mkdir(parents=True)
         return self._incoming
 
-    def write(self, rows: list[dict], *, dropped: list[dict] = (), counts: dict | None = None) -> None:
-        "The stage's table, checked against its columns. Raises ValueError naming a wrong row."
-        check_rows(rows, self.stage)
-        write_rows(self.open() / "rows.parquet", rows, schema(self.stage))
-        self.close(dropped=dropped, counts=counts, rows=len(rows))
+    def save(self, work: dict) -> None:
+        "Keeps unfinished work (what JSON can hold) for another attempt with the same parameters, inputs and code; `close` forgets it."
+        if not self.shown_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made_from = fingerprint(self.stage, self.key, self.parameters, self.inputs)
+            write_text(self.folder / "unfinished.json", json.dumps({"fingerprint": made_from, "work": work}))
 
-    def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None) -> None:
-        "Moves what was written into place, with what was dropped (dicts with a `reason`; `times`: how many one stands for) and the numbers; `meta.json` comes last."
+    def saved(self) -> dict | None:
+        "The unfinished work, if there is any; what the task reads must be on record."
+        try:
+            kept = json.loads((self.folder / "unfinished.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return kept["work"] if not self.shown_only and kept["fingerprint"] == fingerprint(self.stage, self.key, self.parameters, self.inputs) else None
+
+    def write(self, rows: list[dict], *, files: dict[str, str] | None = None, **told: object) -> None:
+        "The stage's table, checked against its columns, and other `files` (name -> text); what else is `told` goes to `close`. Raises ValueError naming a wrong row."
+        check_rows(rows, self.stage)
+        folder = self.open()
+        write_rows(folder / "rows.parquet", rows, schema(self.stage))
+        for name, text in (files or {}).items():
+            write_text(folder / name, text)
+        self.close(rows=len(rows), **told)
+
+    def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None, reasons: dict[str, int] | None = None) -> None:
+        """Moves what was written into place, with what was dropped (dicts with a `reason`) and the numbers of this task; `meta.json` comes last.
+        `reasons` counts all that was dropped where `dropped` holds only some."""
         if self.shown_only:
             shutil.rmtree(self._incoming)
             return
         if dropped:
             write_rows(self._incoming / "dropped.parquet", [_dropped_row(d) for d in dropped], _DROPPED)
-        reasons = Counter()
-        for d in dropped:
-            reasons[d["reason"]] += d.get("times", 1)
-        made = {"rows": rows, "dropped": dict(sorted(reasons.items())), "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
+        reasons = dict(sorted((Counter(d["reason"] for d in dropped) if reasons is None else reasons).items()))
+        made = {"rows": rows, "dropped": reasons, "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #52fa7f41
+# %% ../nbs/02_store.ipynb #2772ac3e
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

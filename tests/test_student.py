@@ -10,8 +10,9 @@ from finerweb.asking import label_names  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
 from finerweb.cells import choose_labels, make_cells, make_examples, relation  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
-from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor, score_passages  # noqa: E402
+from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
+from finerweb.scoring import score_passages  # noqa: E402
 from finerweb.segment import graphemes  # noqa: E402
 from finerweb.student import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
 from finerweb.training import calibrate, train_binder  # noqa: E402

@@ -1,0 +1,337 @@
+"""Scoring, near duplicates and the selection: the same result however it is reached, bounded, and not upset by what a crawl holds."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finerweb.data import asset
+from finerweb.duplicates import NearDuplicates, sketch
+from finerweb.scoring import batches, one_ahead
+from finerweb.select import Held, Selection, cut_documents, first_good_chunks, score_bin
+from finerweb.source import Document
+
+HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
+CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, most_chunks=4)
+WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ari", "oto", "ulu", "ingo", "eka", "amba", "isho", "one")]
+
+
+def text(seed: int, words: int) -> str:
+    drawn = random.Random(seed)
+    return " ".join(drawn.choice(WORDS) for _ in range(words))
+
+
+def pages(count: int, words: int = 70) -> list[Document]:
+    "Pages of made-up words; of ten one is the page before it once more and one has the identifier of the page before it, every 25th is in another script."
+    found = []
+    for n in range(count):
+        body = text(n - (n % 10 == 9), words) + (" tena" if n % 10 == 9 else "")
+        found.append(Document(f"page{n - (n % 10 == 1)}", "ไทย " * 50 if n % 25 == 24 else body))
+    return found
+
+
+def score(texts: list[str]) -> list[float]:
+    "A filter of which a third passes."
+    return [(sum(map(ord, t[:40])) % 100) / 150 for t in texts]
+
+
+def held(**changes) -> Held:
+    return Held("swh", **dict(passages=10, at_least=3, threshold=0.5, pick="first", similarity=0.8, shingle=3) | changes)
+
+
+def select(documents, selection: Selection, *, block: int = 8, scoring=score) -> Selection:
+    above = selection.held.threshold if selection.held.pick == "first" else math.inf
+    for group in cut_documents(documents, "swh", block=block, **CUTTING):
+        for found in first_good_chunks(group, "swh", score=scoring, threshold=above):
+            if not selection.full:
+                selection.add(*found)
+    return selection
+
+
+# --- scoring
+
+
+@pytest.fixture
+def regressor(tiny_encoder, one_thread):
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+
+    torch.manual_seed(0)
+    return load_sequence_regressor(tiny_encoder)
+
+
+def test_batches_hold_every_text_once_within_the_budget():
+    lengths = [random.Random(n).randrange(1, 400) for n in range(200)] + [5000]
+    found = batches(lengths, most=16, budget=1000)
+    assert sorted(n for b in found for n in b) == list(range(201)) and found[0] == [200]
+    assert all(len(b) <= 16 and (len(b) == 1 or len(b) * max(lengths[n] for n in b) <= 1000) for b in found)
+    longest = [max(lengths[n] for n in b) for b in found]
+    assert all(a >= b for a, b in pairwise(longest))
+
+
+def test_scores_are_those_of_each_text_alone_and_of_the_plain_pipeline(regressor):
+    from finerweb.scoring import score_passages
+
+    tokenizer, model = regressor
+    texts = HOSTILE[:3] + [text(n, 5 + 3 * (n % 9)) for n in range(40)]
+    together = score_passages(texts, tokenizer, model, batch=8, max_length=100)
+    alone = [score_passages([t], tokenizer, model, batch=1, max_length=100)[0] for t in texts]
+    assert together == pytest.approx(alone, abs=1e-4) and len(set(together)) > 30
+    assert together == score_passages(texts, tokenizer, model, batch=8, max_length=100)
+    assert score_passages([], tokenizer, model, batch=8, max_length=100) == []
+    assert all(map(math.isfinite, score_passages(HOSTILE, tokenizer, model, batch=8, max_length=100)))
+
+
+def test_a_lower_precision_is_taken_only_where_scores_stay(regressor):
+    from finerweb.scoring import safe_precision
+
+    tokenizer, model = regressor
+    texts = [text(n, 20) for n in range(8)]
+    kinds = dict(batch=8, max_length=100)
+    for precision in ("half", "int8"):
+        taken, moved = safe_precision(texts, tokenizer, model, precision=precision, within=0.02, **kinds)
+        assert taken == (precision if moved <= 0.02 else "float32")
+        assert safe_precision(texts, tokenizer, model, precision=precision, within=-1.0, **kinds)[0] == "float32"
+    model.classifier.weight.data.fill_(math.nan)
+    assert safe_precision(texts, tokenizer, model, precision="half", within=0.02, **kinds) == ("float32", math.inf)
+
+
+def test_a_classifier_is_no_filter(regressor):
+    import torch
+    from finerweb.scoring import score_passages
+
+    tokenizer, model = regressor
+    model.classifier = torch.nn.Linear(model.classifier.in_features, 3)
+    with pytest.raises(ValueError, match="3 numbers a text, expected 1"):
+        score_passages(["a"], tokenizer, model, batch=1, max_length=10)
+
+
+def test_one_ahead_is_one_ahead_and_hands_on_errors():
+    made = []
+
+    def numbers():
+        for n in range(5):
+            made.append(n)
+            if n == 3:
+                raise OSError("the line broke")
+            yield n
+
+    taken = []
+    with pytest.raises(OSError, match="the line broke"):
+        for n in one_ahead(numbers()):
+            taken.append(n)
+            assert len(made) <= len(taken) + 1
+    assert taken == [0, 1, 2]
+
+
+# --- near duplicates
+
+
+def test_near_duplicates_are_found_in_any_script_and_others_are_not():
+    sample = [json.loads(line) for c in ("eng", "swh", "tha", "arb", "hin") for line in (asset("sample") / f"{c}.jsonl").read_text(encoding="utf-8").splitlines()]
+    known = NearDuplicates(similarity=0.8, shingle=3)
+    for n, row in enumerate(sample):
+        assert known.find(row["text"], row["language"]) is None, "no two pages of the sample are the same"
+        known.add(n, row["text"], row["language"])
+    for n, row in enumerate(sample):
+        edited = "2024 | " + row["text"][: int(0.95 * len(row["text"]))].upper()
+        assert known.find(edited, row["language"]) == n
+    assert all(known.find(t, "eng") is None for t in HOSTILE)
+
+
+def test_the_likeness_is_the_share_of_shingles():
+    whole = text(1, 300)
+    for changed in (3, 10, 30):
+        words = whole.split()
+        for n in range(changed):
+            words[n * 10] = f"x{n}"
+        other = " ".join(words)
+        runs = [{tuple(t.split()[n : n + 3]) for n in range(298)} for t in (whole, other)]
+        true = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
+        assert sketch(whole, "eng", shingle=3).jaccard(sketch(other, "eng", shingle=3)) == pytest.approx(true, abs=0.12)
+
+
+# --- the selection
+
+
+def test_everything_read_is_held_or_counted():
+    done = select(pages(200), Selection(held(passages=1000, at_least=0), examples=5))
+    assert done.read == 200 == len(done.rows()) + sum(done.dropped.values())
+    assert set(done.dropped) == {"near_duplicate", "duplicate_id", "low_score", "other_script"} and done.dropped["other_script"] == 8
+    assert len({r["document_id"] for r in done.rows()}) == len(done.rows()) == done.held.passed
+    kept = {reason: sum(r["reason"] == reason for r in done.examples()) for reason in done.dropped}
+    assert kept == {reason: min(5, n) for reason, n in done.dropped.items()}
+
+
+def test_it_stops_at_the_last_passage_wanted():
+    done = select(pages(200), Selection(held(passages=10), examples=5))
+    assert len(done.rows()) == 10 == done.held.passed and done.read < 200
+    assert [r["id"] for r in done.rows()] == [f"swh_{n}" for n in range(10)]
+    more = select(pages(done.read), Selection(held(passages=10), examples=5))
+    assert more.work() == done.work(), "documents after the last passage play no part"
+
+
+def test_the_block_changes_nothing():
+    several = [select(pages(120), Selection(held(passages=20), examples=9), block=block) for block in (1, 7, 512)]
+    assert several[0].work() == several[1].work() == several[2].work()
+
+
+@pytest.mark.parametrize(("pick", "at_least"), [("first", 0), ("first", 8), ("best", 0), ("best", 8)])
+def test_cut_anywhere_and_taken_up_again_it_is_the_same(pick, at_least):
+    make = lambda: Selection(held(passages=12, at_least=at_least, pick=pick), examples=4)
+    whole = select(pages(160), make())
+    for cut in (1, 33, 80):
+        part = make()
+        part.go_on(json.loads(json.dumps(select(pages(cut), make()).work())))
+        after = select(pages(160)[part.read :], part)
+        assert json.dumps(after.work()) == json.dumps(whole.work()) and after.rows() == whole.rows() and after.examples() == whole.examples()
+
+
+def test_the_best_are_the_best_of_all():
+    documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(150)]
+    done = select(documents, Selection(held(passages=10, pick="best", at_least=0), examples=0))
+    expected = sorted((s for s in score([d.text for d in documents]) if s > 0.5), reverse=True)[:10]
+    assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and len(expected) == 10
+    assert done.dropped["not_the_best"] > 0 and done.examples() == []
+
+
+def test_too_few_are_made_up_from_the_best_of_the_others():
+    documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(40)]
+    done = select(documents, Selection(held(passages=10, at_least=6, threshold=5.0), examples=99))
+    expected = sorted(score([d.text for d in documents]), reverse=True)[:6]
+    assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and done.held.passed == 0
+    places = [int(r["document_id"][1:]) for r in done.rows()]
+    assert places == sorted(places), "in the order of the stream"
+
+
+def test_memory_does_not_grow_with_what_is_rejected():
+    selection = Selection(held(passages=10, at_least=5, threshold=9.0), examples=20)
+
+    def offer(first: int, count: int) -> None:
+        for n in range(first, first + count):
+            row = {"id": f"p{n}#0", "document_id": f"p{n}", "text": f"word{n} " * 400, "filter_score": (n * 7919 % 1000) / 1000}
+            selection.add(row, "" if n % 3 else "english", "")
+
+    offer(0, 2000)
+    tracemalloc.start()
+    offer(2000, 500)
+    before = tracemalloc.get_traced_memory()[0]
+    offer(2500, 20_000)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert selection.read == 22_500 and sum(selection.dropped.values()) == 22_495 and len(selection.examples()) == 40
+    assert grown < 500_000, f"20,000 rejected passages of 3 kB left {grown} bytes behind"
+
+
+def test_bad_documents_and_bad_scores_have_their_reasons():
+    english = (asset("sample") / "eng.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    documents = [
+        Document("no end", text(1, 500)), Document("one word", "x" * 900_000), Document("no blank", "kitabu" * 30_000), Document("short", "Jambo."),
+        Document("english", json.loads(english)["text"]), Document("gone", "", reason="unreadable_file", detail="x.parquet"), Document("nan", "nan " + text(2, 18)),
+    ]  # fmt: skip
+    scoring = lambda texts: [math.nan if "nan" in t else 0.7 for t in texts]
+    done = select(documents, Selection(held(), examples=9), scoring=scoring)
+    reasons = {r["document_id"]: r["reason"] for r in done.examples()}
+    assert [r["document_id"] for r in done.rows()] == ["no end"]
+    assert reasons == {"one word": "too_short", "no blank": "too_short", "short": "too_short", "english": "english", "gone": "unreadable_file", "nan": "no_score"}
+    assert score_bin(math.nan) == score_bin(math.inf) == "none" and score_bin(1e300) == "10.00" and score_bin(-0.01) == "-0.05"
+    assert select([], Selection(held(), examples=9)).rows() == []
+
+
+# --- the stage
+
+STAGE = """
+import ast, json, sys
+from finerweb.store import notebooks_folder
+cells = json.loads((notebooks_folder() / "13_select.ipynb").read_text())["cells"]
+names, given = {}, json.loads(sys.argv[1])
+for cell in cells:
+    source = "".join(cell["source"])
+    if "parameters" in cell["metadata"].get("tags", []):
+        exec(source, names)
+        names |= given
+    elif cell["cell_type"] == "code" and source.startswith(("#| export", "#| eval: false")):
+        exec(source, names)
+"""
+
+
+@pytest.fixture
+def stage(tiny_encoder, environment, tmp_path):
+    "`stage(home, **parameters)`: starts the notebook's stage in a process of its own on 400 pages; a filter and the rated passages are there."
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+    from finerweb.source import passage_row
+    from finerweb.store import Task
+
+    columns = ("id", "text", "url", "language", "language_script")
+    (tmp_path / "crawl").mkdir()
+    everything = pages(400)
+    for name, part in (("0", everything[:150]), ("1", []), ("2", everything[150:])):
+        rows = {c: pa.array([dict(id=d.id, text=d.text, language="swh", language_script="Latn").get(c, "") for d in part], pa.string()) for c in columns}
+        pq.write_table(pa.table(rows), tmp_path / "crawl" / f"{name}.parquet")
+    torch.manual_seed(0)
+    tokenizer, model = load_sequence_regressor(tiny_encoder)
+
+    def start(home: str, **changes) -> subprocess.Popen:
+        folder = str(tmp_path / home)
+        if not (tmp_path / home).exists():
+            Task(folder, "small", "10_corpus", ("swh",), parameters={}).write([passage_row(d, "swh", "Latn", (0, 100), 0) for d in everything[:4]])
+            task = Task(folder, "small", "12_filter", parameters={})
+            model.save_pretrained(task.open() / "model")
+            tokenizer.save_pretrained(task.folder / ".incoming" / "model")
+            task.close()
+        given = dict(home=folder, run="small", language="swh", source=str(tmp_path / "crawl"), passages=2000, threshold=0.0, max_length=64, block=16, examples=20, save_every=0.0)
+        command = [sys.executable, "-c", STAGE, json.dumps(given | changes)]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def test_a_killed_selection_goes_on_to_the_same_bytes(stage, tmp_path):
+    unbroken = stage("whole")
+    said = unbroken.communicate(timeout=600)[0]
+    assert unbroken.returncode == 0, said
+    broken, left = stage("broken"), tmp_path / "broken/small/13_select/swh/unfinished.json"
+    while not left.exists():
+        assert broken.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(broken.pid, signal.SIGKILL)
+    broken.communicate()
+    assert not (left.parent / "meta.json").exists()
+    read = json.loads(left.read_text())["work"]["read"]
+    assert 0 < read < 400 and read % 16 == 0
+    again = stage("broken")
+    said = again.communicate(timeout=600)[0]
+    assert again.returncode == 0 and f"goes on after {read} documents" in said, said
+    mine, theirs = left.parent, tmp_path / "whole/small/13_select/swh"
+    assert sorted(p.name for p in mine.iterdir()) == ["dropped.parquet", "meta.json", "rows.parquet", "scores.json"]
+    for name in ("dropped.parquet", "rows.parquet", "scores.json"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes(), name
+    metas = [json.loads((p / "meta.json").read_text()) for p in (mine, theirs)]
+    assert metas[0] | {"seconds": 0} == metas[1] | {"seconds": 0}
+    assert metas[0]["counts"]["documents_read"] == 400 == metas[0]["rows"] + sum(metas[0]["dropped"].values())
+    assert pq.read_metadata(mine / "dropped.parquet").num_rows < sum(metas[0]["dropped"].values()), "some of the rejected are kept, all are counted"
+
+
+def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path):
+    import torch
+    from finerweb.encoder import load_sequence_regressor
+
+    first = stage("whole")  # for its inputs only
+    first.kill()
+    first.communicate()
+    _, model = load_sequence_regressor(tiny_encoder)
+    model.classifier.weight.data.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "whole/small/12_filter/model")
+    broken = stage("whole", passages=5)
+    said = broken.communicate(timeout=600)[0]
+    assert broken.returncode and "the filter gave no number for any of" in said and "12_filter" in said
