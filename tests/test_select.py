@@ -21,7 +21,7 @@ from finerweb.select import Held, Selection, cut_documents, first_good_chunks, s
 from finerweb.source import Document
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
-CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, most_chunks=4)
+CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ari", "oto", "ulu", "ingo", "eka", "amba", "isho", "one")]
 
 
