@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['first_good_chunks', 'detect_language', 'make_up']
 
-# %% ../nbs/13_select.ipynb #16b69fe0
+# %% ../nbs/13_select.ipynb #bca2cfb5
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #c1e9bf5b
+# %% ../nbs/13_select.ipynb #8818236b
 def first_good_chunks(
     documents: Iterable[Document],
     language: str,
@@ -41,14 +41,14 @@ def first_good_chunks(
                 row = passage_row(document, language, script, mine[chunk], chunk) | {"filter_score": value}
                 yield row, "" if value > threshold else "low_score"
 
-# %% ../nbs/13_select.ipynb #8d380c1b
+# %% ../nbs/13_select.ipynb #756ddc63
 def detect_language(text: str) -> str:
     "The language code that py3langid finds."
     import py3langid
 
     return py3langid.classify(text)[0]
 
-# %% ../nbs/13_select.ipynb #4857d9a5
+# %% ../nbs/13_select.ipynb #fa4a163f
 def make_up(kept: list[tuple[int, dict]], low: list[tuple[int, dict]], *, at_least: int) -> tuple[list[dict], list[dict]]:
     "(kept rows with the best of `low` up to `at_least`, the rest of `low`), both in the order of the numbers they come with: places in the stream."
     best = sorted(low, key=lambda x: (-x[1]["filter_score"], x[0]))[: max(0, at_least - len(kept))]
