@@ -6,12 +6,12 @@
 __all__ = ['LOSSES', 'scale', 'outputs', 'loss_of', 'score_of', 'new_filter', 'read_as_scores', 'readable', 'filter_folder',
            'filter_fingerprint', 'check_filter', 'load_filter']
 
-# %% ../nbs/06_regressor.ipynb #bdcba914
+# %% ../nbs/06_regressor.ipynb #3c48ff9f
 import hashlib
 import json
 from pathlib import Path
 
-# %% ../nbs/06_regressor.ipynb #4145d862
+# %% ../nbs/06_regressor.ipynb #a6d1b7a8
 LOSSES = ("squared", "cumulative", "classes")
 
 
@@ -54,7 +54,7 @@ def score_of(logits: "Tensor", *, loss: str, low: int) -> "Tensor":  # noqa: F82
         return low + logits.float().sigmoid().sum(-1, keepdim=True)
     return low + (logits.float().softmax(-1) * torch.arange(logits.shape[-1], device=logits.device)).sum(-1, keepdim=True)
 
-# %% ../nbs/06_regressor.ipynb #98492674
+# %% ../nbs/06_regressor.ipynb #7099610b
 def new_filter(encoder: str, *, loss: str, task: str) -> tuple["PreTrainedTokenizer", "PreTrainedModel"]:  # noqa: F821
     "(tokenizer, model) with a fresh head on an encoder that `load_encoder` knows. The model gives logits. Raises ValueError."
     from transformers import AutoModelForSequenceClassification
@@ -82,7 +82,7 @@ def read_as_scores(model: "PreTrainedModel") -> "PreTrainedModel":  # noqa: F821
     model.register_forward_hook(scored)
     return model.eval()
 
-# %% ../nbs/06_regressor.ipynb #6b6c7304
+# %% ../nbs/06_regressor.ipynb #a445e337
 def readable(tokenizer: "PreTrainedTokenizer", model: "PreTrainedModel") -> int:  # noqa: F821
     "How many tokens the model can read at once, the special ones included."
     from torch import nn
@@ -93,7 +93,7 @@ def readable(tokenizer: "PreTrainedTokenizer", model: "PreTrainedModel") -> int:
             limits.append(part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1))
     return int(min(limits))
 
-# %% ../nbs/06_regressor.ipynb #ffbf4f85
+# %% ../nbs/06_regressor.ipynb #94fc476b
 def filter_folder(name: str) -> Path:
     "The folder of a filter: itself, or what is fetched of a repository on the model hub (`owner/name`, or `owner/name@revision`). Raises ValueError if there is neither."
     folder = Path(name).expanduser()
@@ -130,6 +130,8 @@ def check_filter(name: str) -> dict:
     if not list(folder.glob("*.safetensors")):
         others = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".h5"))) or "no weights"
         raise ValueError(f"filter {name!r} has {others} and no safetensors. A pickle can run code when it is read: load it where you trust it, and save_pretrained")
+    if not any(p for form in ("tokenizer*.json", "*.model", "vocab.*") for p in folder.glob(form)):  # transformers would make up an empty one
+        raise ValueError(f"filter {name!r}: {folder} has no tokenizer; save it beside the model with save_pretrained")
     if config.get("auto_map"):
         raise ValueError(f"filter {name!r} brings code of its own ({', '.join(sorted(config['auto_map']))}), which is never run; take a model that transformers has")
     said = config.get("architectures") or ["none named"]

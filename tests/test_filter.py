@@ -100,7 +100,7 @@ SPOILT = {
     "an unknown model": (spoil_config({"model_type": "nobody-knows"}), "cannot be loaded"),
     "no head": (without_head, "lacks the weights classifier"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:500]), "cannot be loaded"),
-    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "cannot be loaded"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "has no tokenizer"),
 }
 
 
@@ -149,13 +149,13 @@ def test_every_loss_learns_scores_on_the_scale_and_survives_a_folder(tmp_path, l
     wanted = torch.tensor([0.0, 1.0, 1.0, 0.0] if task == "binary" else [4.0, 2.5, 3.0, 1.0])
     units, low = tokenizer(TEXTS, padding=True, return_tensors="pt"), 0 if task == "binary" else 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(40):
+    for _ in range(120):
         optimizer.zero_grad()
         loss_of(model(**units).logits, wanted, loss=loss, low=low).backward()
         optimizer.step()
     with torch.no_grad():
         learnt = read_as_scores(model)(**units).logits.view(-1)
-    assert torch.allclose(learnt, wanted, atol=0.35)
+    assert torch.allclose(learnt, wanted, atol=0.5)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_a_wrong_grid_is_refused(what):
 def test_one_filter_has_no_name_and_lists_of_lists_are_an_axis():
     assert list(filters(Profile("p", teachers=TEACHERS, filter={"seed": 3, "leave_out": ["Thai"]}))) == [""]
     found = filters(Profile("p", teachers=TEACHERS, filter={"leave_out": [[], ["Thai", "swh"]], "teacher": "patterns"}))
-    assert list(found) == ["none", "Thai+swh"] and found["none"]["teachers"] == TEACHERS[1:] and found["Thai+swh"]["leave_out"] == ["Thai", "swh"]
+    assert list(found) == ["none", "Thai-swh"] and found["none"]["teachers"] == TEACHERS[1:] and found["Thai-swh"]["leave_out"] == ["Thai", "swh"]
 
 
 # --- in a run
