@@ -130,7 +130,8 @@ def test_a_name_on_the_hub_is_found_in_its_cache_and_one_that_is_not_says_so(tmp
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *words, **more: real(*words, **more, cache_dir=str(tmp_path / "hub"), local_files_only=True))
     assert check_filter("someone/a-filter")["model_type"] == "xlm-roberta"
     assert load_filter("someone/a-filter")[1].config.filter_loss == "squared" and filter_fingerprint("someone/a-filter") == "hub:someone/a-filter"
-    for name, said in (("someone/another", "the model hub did not give it"), ("someone/a-filter@v2", "the model hub did not give it"), ("nonsense", "it is no folder"), ("/no/where", "it is no folder")):
+    absent = "the model hub did not give it"
+    for name, said in (("someone/another", absent), ("someone/a-filter@v2", absent), ("nonsense", "it is no folder"), ("/no/where", "it is no folder")):
         with pytest.raises(ValueError, match="no filter") as error:
             load_filter(name)
         assert said in str(error.value)
@@ -346,7 +347,8 @@ def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_pat
 
 def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finished, finerweb):
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
-    profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small", "filter": {"task": ["binary", "multiclass"], "seed": [1, 2], "trained": "head", "teacher": "lexicon"}}
+    grid = {"task": ["binary", "multiclass"], "seed": [1, 2], "trained": "head", "teacher": "lexicon"}
+    profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small", "filter": grid}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(profile))
     said = finerweb(tmp_path, "run", "grid.yaml", "--stages", "12_filter,13_select")
     assert said.returncode == 0, said.stdout + said.stderr
@@ -370,7 +372,8 @@ def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(t
     profile["stages"]["12_filter"] = {"epochs": 60, "patience": 60, "batch": 2, "max_length": 400}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(profile))
     words = ("run", "long.yaml", "--stages", "12_filter")
-    runner = subprocess.Popen([sys.executable, "-m", "finerweb", *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    runner = subprocess.Popen([sys.executable, "-m", "finerweb", *words], cwd=tmp_path, env=environment, **quiet)
     training, end = tmp_path / "runs" / "small" / "12_filter" / "training", time.time() + 300
     while not list(training.glob("checkpoint-*/trainer_state.json")) and runner.poll() is None and time.time() < end:
         time.sleep(0.02)
