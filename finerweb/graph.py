@@ -6,10 +6,9 @@
 __all__ = ['STAGES', 'STUDENTS', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters',
            'check_parameters', 'filters', 'PlannedTask', 'plan', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #55083f1f
+# %% ../nbs/60_graph.ipynb #1e389218
 import ast
 import difflib
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -21,9 +20,10 @@ from .benchmarks import is_met
 from .data import asset
 from .languages import language as find_language
 from .languages import languages as all_languages
+from .regressor import grid
 from .store import notebooks_folder, output_folder
 
-# %% ../nbs/60_graph.ipynb #514d395e
+# %% ../nbs/60_graph.ipynb #8d08da0a
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -56,7 +56,7 @@ STAGES = {
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 
-# %% ../nbs/60_graph.ipynb #0ef92828
+# %% ../nbs/60_graph.ipynb #ef04c512
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `filter`: see `filters`; `stages`: the parameters that differ."
@@ -99,7 +99,7 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #698f54de
+# %% ../nbs/60_graph.ipynb #7a12d23a
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -140,7 +140,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #4f800e31
+# %% ../nbs/60_graph.ipynb #50d06b57
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -169,39 +169,28 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #caba078a
+# %% ../nbs/60_graph.ipynb #1d6e87fc
 def filters(profile: Profile) -> dict[str, dict]:
     "Name -> parameters of each filter of a profile, the pipeline's first; one without lists is alone and has no name. Raises ValueError."
     known, members = notebook_parameters("12_filter"), {t["name"]: t for t in profile.teachers}
-    axes, found = {}, {}
-    for name, value in profile.filter.items():
-        if name != "teacher" and name not in known or name in ("home", "run", "filter", "languages", "teachers"):
-            raise unknown(f"profile {profile.name}: filter", name, sorted({"teacher", *known} - {"home", "run", "filter", "languages", "teachers"}))
+    free = {"teacher", *known} - {"home", "run", "filter", "languages", "teachers"}
+    for name in profile.filter:
+        if name not in free:
+            raise unknown(f"profile {profile.name}: filter", name, sorted(free))
         if name in profile.stages.get("12_filter", {}):
             raise ValueError(f"profile {profile.name}: {name} stands in filter and in stages: 12_filter; keep one")
-        if isinstance(value, list) and (name == "teacher" or known[name][0] is not list or any(isinstance(x, list) for x in value)):
-            axes[name] = value
-    for values in product(*axes.values()):
-        chosen = {**profile.filter, **dict(zip(axes, values, strict=True))}
-        name = "-".join(_plain(v) for v in values)
-        if (teacher := chosen.pop("teacher", None)) is not None:
+    try:
+        found = grid(profile.filter, lists={name for name in free & set(known) if known[name][0] is list})
+    except ValueError as error:
+        raise ValueError(f"profile {profile.name}: filter: {error}") from None
+    for cell in found.values():
+        if (teacher := cell.pop("teacher", None)) is not None:
             if teacher not in members:
                 raise unknown(f"profile {profile.name}: filter: teacher", str(teacher), list(members))
-            chosen["teachers"] = [members[teacher]]
-        if name in found:
-            raise ValueError(f"profile {profile.name}: filter: two cells are called {name!r}; no value may stand twice")
-        found[name] = chosen
-    if not found:
-        raise ValueError(f"profile {profile.name}: filter: {', '.join(n for n, v in axes.items() if not v)} has no value")
+            cell["teachers"] = [members[teacher]]
     return found
 
-
-def _plain(value: object) -> str:
-    "A value as part of a folder's name: of a path its last part, of a list its members."
-    text = "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "none"
-
-# %% ../nbs/60_graph.ipynb #0c0cdf51
+# %% ../nbs/60_graph.ipynb #e3105be5
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -227,7 +216,7 @@ def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tu
     met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
     return [key for key in product(*(names[a] for a in scope)) if met(key)]
 
-# %% ../nbs/60_graph.ipynb #e693483f
+# %% ../nbs/60_graph.ipynb #a277ce4a
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -287,7 +276,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     outside = (("released", ()),) if values.get("released") else ()
     return outside + tuple((need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key))
 
-# %% ../nbs/60_graph.ipynb #83dfa084
+# %% ../nbs/60_graph.ipynb #77efbda3
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
     for stage in stages:
