@@ -6,9 +6,10 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'estimate',
            'show_spending', 'status', 'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #1b047174
+# %% ../nbs/61_cli.ipynb #98a530d3
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -19,8 +20,8 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #bd347170
-def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str]) -> "graph.Profile":
+# %% ../nbs/61_cli.ipynb #71d7980e
+def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str], released: str = "") -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
         profile.languages = [c.strip() for c in languages.split(",") if c.strip()]
@@ -30,6 +31,9 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
         if kept:
             profile.benchmarks = [b for b in profile.benchmarks if not b["name"].startswith("sample-") or b["name"][7:] in kept]
     profile.source, profile.workers = source or profile.source, workers or profile.workers
+    if released:  # in place of the grid: its first cell, with nothing to train
+        first = {name: v[0] if isinstance(v, list) and v else v for name, v in profile.filter.items() if name != "leave_out"}
+        profile.filter = first | {"released": str(Path(released).absolute()) if Path(released).is_dir() else released}
     for setting in settings:
         name, equals, value = setting.partition("=")
         stage, dot, parameter = name.partition(".")
@@ -38,12 +42,13 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
         if stage not in graph.STAGES:
             raise graph.unknown("stage", stage, list(graph.STAGES))
         try:
-            profile.stages.setdefault(stage, {})[parameter] = yaml.safe_load(value)
+            where = profile.filter if stage == "12_filter" and parameter in profile.filter else profile.stages.setdefault(stage, {})
+            where[parameter] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #d75d8650
+# %% ../nbs/61_cli.ipynb #6b73d6f9
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
@@ -59,12 +64,13 @@ def run(
     source: Annotated[str, typer.Option(help="'sample', 'hub', a folder, a file or a pattern of parquet or JSONL files.")] = "",
     home: Annotated[str, typer.Option(help="Folder of the runs; FINERWEB_HOME or ./runs if not given.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Tasks at a time; the profile's if 0.")] = 0,
+    released: Annotated[str, typer.Option("--filter", help="A trained filter to use: a folder, or a name on the hub (owner/name, owner/name@revision).")] = "",
     settings: Annotated[Optional[list[str]], typer.Option("--set", help="stage.parameter=value, as often as needed.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
 ) -> None:
     "Do what is not done of a profile's stages; a run that was stopped goes on where it was."
     try:
-        chosen = change_profile(graph.load_profile(profile), languages=languages, source=source, workers=workers, settings=settings or [])
+        chosen = change_profile(graph.load_profile(profile), languages=languages, source=source, workers=workers, settings=settings or [], released=released)
         only = [s.strip() for s in stages.split(",") if s.strip()]
         name = name or chosen.name
         if dry_run:
@@ -75,7 +81,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #c0c3f5c2
+# %% ../nbs/61_cli.ipynb #75fc9cc9
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -121,7 +127,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #f24762b5
+# %% ../nbs/61_cli.ipynb #fe4af9fa
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -164,7 +170,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #58ea767a
+# %% ../nbs/61_cli.ipynb #22a7e3cb
 @app.command()
 def estimate(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
@@ -189,7 +195,7 @@ def estimate(
     else:
         print(f"Profile {chosen.name} has nothing left to ask a language model: it costs nothing.")
 
-# %% ../nbs/61_cli.ipynb #62c5ea26
+# %% ../nbs/61_cli.ipynb #6c1145dc
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table
@@ -243,7 +249,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #136f9cd5
+# %% ../nbs/61_cli.ipynb #b17b6ea1
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'png', 'printable', 'script_rows', 'draw_scripts', 'confusion_rows', 'draw_confusion',
-           'judgement_rows', 'draw_judgements', 'type_rows', 'draw_types', 'drop_rows', 'draw_drops', 'student_rows',
-           'draw_students', 'save_figure']
+           'draw_reliability', 'judgement_rows', 'draw_judgements', 'type_rows', 'draw_types', 'drop_rows',
+           'draw_drops', 'student_rows', 'draw_students', 'save_figure']
 
-# %% ../nbs/50_figures.ipynb #e078db7e
+# %% ../nbs/50_figures.ipynb #517525fd
 import csv
 import io
 from collections import Counter
@@ -16,7 +16,7 @@ from pathlib import Path
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/50_figures.ipynb #ccbf4a4e
+# %% ../nbs/50_figures.ipynb #cebd8d33
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#767676"
 
 
@@ -62,7 +62,7 @@ def _lines(ax: "Axes", names: list[str]) -> None:  # noqa: F821
     for text in ax.get_yticklabels():
         text.set_parse_math(False)
 
-# %% ../nbs/50_figures.ipynb #1a4670cd
+# %% ../nbs/50_figures.ipynb #b16c1b88
 def script_rows(passages: dict[str, int]) -> list[dict]:
     "One row a script, the largest of the paper first: languages and passages as reported and in this run, from language -> passages."
     from babel import Locale
@@ -98,7 +98,7 @@ def draw_scripts(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [f"{r['name']} ({r['reported_languages']})" for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #f09fe95b
+# %% ../nbs/50_figures.ipynb #caed64f5
 def confusion_rows(confusion: dict[str, dict[str, int]]) -> list[dict]:
     "One row for each pair of classes from {expected: {predicted: passages}}; `share` is of the expected class."
     return [
@@ -108,26 +108,41 @@ def confusion_rows(confusion: dict[str, dict[str, int]]) -> list[dict]:
     ]
 
 
-def draw_confusion(rows: list[dict], *, task: str) -> "Figure":  # noqa: F821
-    "The confusion matrix of a filter. (Paper, Figure 2)"
-    classes = sorted({r["expected"] for r in rows})
+def draw_confusion(cells: list[tuple[str, list[dict]]], *, task: str) -> "Figure":  # noqa: F821
+    "The confusion matrices of the filters of a task, `(title, rows)` each. (Paper, Figure 2)"
+    classes = sorted({r["expected"] for _, rows in cells for r in rows})
     said = {"0": "not useful", "1": "useful"} if task == "binary" else {}
     names = [said.get(c, c) for c in classes]
-    about = f"{task} task, {sum(r['passages'] for r in rows)} passages held out; shares of each line"
-    figure, (ax,) = _axes(1, 2 + 4 * len(classes), title="Teachers' rating and filter's prediction", about=about, width=5.6)
-    ax.grid(False)
-    shares = [[next(r["share"] for r in rows if (r["expected"], r["predicted"]) == (e, p)) for p in classes] for e in classes]
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for r in rows:
-        x, y = classes.index(r["predicted"]), classes.index(r["expected"])
-        ax.text(x, y, f"{r['passages']:,}\n{r['share']:.0%}", ha="center", va="center", color="white" if r["share"] > 0.5 else "black", size=10)
-    ax.set_xticks(range(len(classes)), names)
-    ax.set_yticks(range(len(classes)), names)
-    ax.set_xlabel("the filter's prediction", size=9)
-    ax.set_ylabel("the teachers' rating", size=9)
+    about = f"{task} task, {sum(r['passages'] for r in cells[0][1])} passages held out; shares of each line"
+    figure, axes = _axes(len(cells), 2 + 4 * len(classes), title="Teachers' rating and filter's prediction", about=about, width=5.6 * len(cells) ** 0.75)
+    for ax, (title, rows) in zip(axes, cells, strict=True):
+        ax.grid(False)
+        at = {(r["expected"], r["predicted"]): r for r in rows}
+        ax.imshow([[at[e, p]["share"] if (e, p) in at else 0.0 for p in classes] for e in classes], cmap="Blues", vmin=0, vmax=1)
+        for (e, p), r in at.items():
+            ink = "white" if r["share"] > 0.5 else "black"
+            ax.text(classes.index(p), classes.index(e), f"{r['passages']:,}\n{r['share']:.0%}", ha="center", va="center", color=ink, size=10)
+        ax.set_xticks(range(len(classes)), names)
+        ax.set_yticks(range(len(classes)), names)
+        ax.set_title(printable(title, width=36), size=9)
+        ax.set_xlabel("the filter's prediction", size=9)
+    axes[0].set_ylabel("the teachers' rating", size=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #f6ff4615
+
+def draw_reliability(rows: list[dict], *, error: float) -> "Figure":  # noqa: F821
+    "What a filter predicts beside what the teachers said, from the `reliability` of its `scores.json`."
+    figure, (ax,) = _axes(1, 11, title="Is the filter's score to be believed?", about=f"means of bins, numbers are passages; calibration error {error:.3f}", width=5.6)
+    ends = rows[0]["from"], rows[-1]["to"]
+    ax.plot(ends, ends, color=GREY, linewidth=1)
+    ax.plot([r["predicted"] for r in rows], [r["rated"] for r in rows], color=BLUE, marker="o")
+    for r in rows:
+        ax.annotate(f"{r['passages']:,}", (r["predicted"], r["rated"]), xytext=(6, -10), textcoords="offset points", size=8)
+    ax.set_xlabel("the filter's score", size=9)
+    ax.set_ylabel("the teachers' mean rating", size=9)
+    return figure
+
+# %% ../nbs/50_figures.ipynb #10f0cf4f
 def judgement_rows(judged: dict[str, list[dict]]) -> list[dict]:
     "Mean faithfulness and completeness of each language, best first, from language -> rows of `19_judge`; a language without passages is left out."
     mean = lambda rows, column: sum(r[column] for r in rows) / len(rows)
@@ -160,7 +175,7 @@ def draw_judgements(rows: list[dict], judge: str = "") -> "Figure":  # noqa: F82
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #dbc8b044
+# %% ../nbs/50_figures.ipynb #68e3f493
 def type_rows(entities: dict[str, Counter]) -> list[dict]:
     "One row a label, the most frequent first: entities, their share, and the languages that have it, from language -> labels counted."
     total = sum(entities.values(), Counter())
@@ -190,7 +205,7 @@ def draw_types(rows: list[dict], *, types: int) -> "Figure":  # noqa: F821
     _lines(ax, [printable(r["label"], width=34) for r in shown])
     return figure
 
-# %% ../nbs/50_figures.ipynb #5b7a4cbc
+# %% ../nbs/50_figures.ipynb #277d24ff
 def drop_rows(dropped: dict[str, Counter]) -> list[dict]:
     "One row for each stage and reason, in the stages' order, from stage -> reasons counted."
     return [
@@ -209,7 +224,7 @@ def draw_drops(rows: list[dict]) -> "Figure":  # noqa: F821
     _lines(ax, [printable(f"{r['stage']}: {r['reason'].replace('_', ' ')}", width=44) for r in rows])
     return figure
 
-# %% ../nbs/50_figures.ipynb #7cf0f1cf
+# %% ../nbs/50_figures.ipynb #8dbfbff8
 def student_rows(evaluations: list[dict]) -> list[dict]:
     "One row a student, test set and set of labels, from the `scores.json` of `35_evaluate`: strict micro F1 with its interval."
     rows = []
@@ -237,7 +252,7 @@ def draw_students(rows: list[dict]) -> "Figure":  # noqa: F821
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
-# %% ../nbs/50_figures.ipynb #7686fb4d
+# %% ../nbs/50_figures.ipynb #a14f62ff
 def save_figure(figure: "Figure", rows: list[dict], path: Path) -> bytes:  # noqa: F821
     "Writes `path` with the endings .png and .csv; returns the PNG."
     picture = png(figure)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'STUDENTS', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters',
-           'check_parameters', 'PlannedTask', 'plan', 'wanted_tasks']
+           'check_parameters', 'filters', 'PlannedTask', 'plan', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #98caae41
+# %% ../nbs/60_graph.ipynb #1e389218
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -20,9 +20,10 @@ from .benchmarks import is_met
 from .data import asset
 from .languages import language as find_language
 from .languages import languages as all_languages
+from .regressor import grid
 from .store import notebooks_folder, output_folder
 
-# %% ../nbs/60_graph.ipynb #0bcb1c76
+# %% ../nbs/60_graph.ipynb #8d08da0a
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -36,7 +37,7 @@ STAGES = {
     for s in (
         Stage("10_corpus", ("language",), ("source",)),
         Stage("11_rate", ("language", "teacher"), ("10_corpus",)),
-        Stage("12_filter", (), ("11_rate",)),
+        Stage("12_filter", ("filter",), ("11_rate",)),
         Stage("13_select", ("language",), ("source", "10_corpus", "12_filter")),
         Stage("14_annotate", ("language", "teacher"), ("10_corpus", "13_select")),
         Stage("15_align", ("language", "teacher"), ("14_annotate",)),
@@ -55,10 +56,10 @@ STAGES = {
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 
-# %% ../nbs/60_graph.ipynb #22c8c56b
+# %% ../nbs/60_graph.ipynb #ef04c512
 @dataclass(slots=True)
 class Profile:
-    "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `stages` maps a stage to the parameters that differ from its notebook's."
+    "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `filter`: see `filters`; `stages`: the parameters that differ."
     name: str
     description: str = ""
     languages: list[str] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Profile:
     teachers: list[dict] = field(default_factory=list)
     translator: dict = field(default_factory=dict)
     judge: dict = field(default_factory=dict)
+    filter: dict = field(default_factory=dict)
     students: list[dict] = field(default_factory=list)
     benchmarks: list[dict] = field(default_factory=list)
     stages: dict[str, dict] = field(default_factory=dict)
@@ -97,8 +99,8 @@ def load_profile(name: str) -> Profile:
             raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #0436c0c6
-_FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "students": list, "benchmarks": list, "stages": dict}
+# %% ../nbs/60_graph.ipynb #7a12d23a
+_FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list, "stages": dict}
 
 
 def check_profile(profile: Profile) -> Profile:
@@ -138,7 +140,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #e7d7fe8a
+# %% ../nbs/60_graph.ipynb #50d06b57
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -167,7 +169,28 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #a1d8b178
+# %% ../nbs/60_graph.ipynb #1d6e87fc
+def filters(profile: Profile) -> dict[str, dict]:
+    "Name -> parameters of each filter of a profile, the pipeline's first; one without lists is alone and has no name. Raises ValueError."
+    known, members = notebook_parameters("12_filter"), {t["name"]: t for t in profile.teachers}
+    free = {"teacher", *known} - {"home", "run", "filter", "languages", "teachers"}
+    for name in profile.filter:
+        if name not in free:
+            raise unknown(f"profile {profile.name}: filter", name, sorted(free))
+        if name in profile.stages.get("12_filter", {}):
+            raise ValueError(f"profile {profile.name}: {name} stands in filter and in stages: 12_filter; keep one")
+    try:
+        found = grid(profile.filter, lists={name for name in free & set(known) if known[name][0] is list})
+    except ValueError as error:
+        raise ValueError(f"profile {profile.name}: filter: {error}") from None
+    for cell in found.values():
+        if (teacher := cell.pop("teacher", None)) is not None:
+            if teacher not in members:
+                raise unknown(f"profile {profile.name}: filter: teacher", str(teacher), list(members))
+            cell["teachers"] = [members[teacher]]
+    return found
+
+# %% ../nbs/60_graph.ipynb #e3105be5
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -185,7 +208,7 @@ class PlannedTask:
 def _axes(profile: Profile) -> dict[str, dict[str, object]]:
     "For each part of a scope, key -> what the notebook gets for it."
     members = {"teacher": profile.teachers, "student": profile.students, "benchmark": profile.benchmarks}
-    return {"language": {c: c for c in profile.languages}} | {axis: {m["name"]: m for m in of} for axis, of in members.items()}
+    return {"language": {c: c for c in profile.languages}} | {"filter": filters(profile)} | {axis: {m["name"]: m for m in of} for axis, of in members.items()}
 
 
 def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tuple[str, ...]]:
@@ -193,18 +216,18 @@ def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tu
     met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
     return [key for key in product(*(names[a] for a in scope)) if met(key)]
 
-# %% ../nbs/60_graph.ipynb #2fbbc130
+# %% ../nbs/60_graph.ipynb #a277ce4a
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
     whole = {
         "source": profile.source, "languages": profile.languages, "teachers": profile.teachers,
-        "translator": profile.translator, "judge": profile.judge,
+        "translator": profile.translator, "judge": profile.judge, "filter": next(iter(axes["filter"])), "filters": list(axes["filter"]),
         "students": [s["name"] for s in profile.students], "benchmarks": profile.benchmarks,
     }  # fmt: skip
     for stage in STAGES.values():
         own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
-        for name in sorted({"home", "run", "kind", "teachers", "translator", "judge", "students", "benchmarks", *stage.scope} & set(own)):
+        for name in sorted({"home", "run", "kind", "teachers", "translator", "judge", "filter", "filters", "students", "benchmarks", *stage.scope} & set(own)):
             raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; change the profile, or --run, --home, --languages")
         known = notebook_parameters(stage.name)
         for key in _keys(stage.scope, axes, axes):
@@ -216,11 +239,14 @@ def plan(profile: Profile) -> list[PlannedTask]:
             for axis, name in chosen.items():
                 member = axes[axis][name]
                 values[axis] = member if known[axis][0] is dict else name
-                if stage.scope == ("student",):
+                if axis == "filter":
+                    values |= member
+                elif stage.scope == ("student",):
                     values |= {k: v for k, v in member.items() if k not in ("name", "kind", "zero_shot")}
                 elif axis == "student" and "kind" in known:
                     values["kind"] = member.get("kind", "binder")
             values = check_parameters(stage.name, values)
+            key = tuple(part for part in key if part)  # a filter that is alone has no name
             output_folder("", "run", stage.name, key)  # raises for a name that cannot be a folder's
             tasks.append(PlannedTask(stage.name, key, values, _needs(stage, chosen, values, axes)))
     names = {(t.stage, t.key) for t in tasks}
@@ -241,11 +267,16 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     student = axes["student"].get(chosen.get("student"), {})
     languages = values.get("languages") or student.get("languages") or list(axes["language"])
     every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
+    if "filter" in values:
+        every["filter"] = [values["filter"]]
+    if "teachers" in values:
+        every["teacher"] = [t["name"] for t in values["teachers"]]
     keys = lambda need: _keys(STAGES[need].scope, every, axes) if need in STAGES else [()]
     trained = lambda need, key: need not in STAGES or _trains(need, axes["student"].get(dict(zip(STAGES[need].scope, key, strict=True)).get("student")))
-    return tuple((need, key) for need in stage.needs for key in keys(need) if trained(need, key))
+    outside = (("released", ()),) if values.get("released") else ()
+    return outside + tuple((need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key))
 
-# %% ../nbs/60_graph.ipynb #141d6cba
+# %% ../nbs/60_graph.ipynb #77efbda3
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
     for stage in stages:

@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['outside_inputs', 'task_inputs', 'up_to_date']
 
-# %% ../nbs/60_inputs.ipynb #6d22cd3a
+# %% ../nbs/60_inputs.ipynb #649eb675
 from .benchmarks import benchmarks_fingerprint
 from .graph import PlannedTask
+from .regressor import filter_fingerprint
 from .source import source_fingerprint
 from .store import fingerprint, is_done, output_folder, read_meta
 
-# %% ../nbs/60_inputs.ipynb #e3e58510
+# %% ../nbs/60_inputs.ipynb #ed712613
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
-    "The source or benchmarks that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
+    "The source, benchmarks or released filter that `task` reads, with the hash of their content. Raises FileNotFoundError or ValueError if they are not there."
     found = {}
     for need, _ in task.needs:
         if need == "source":
             found[need] = source_fingerprint(task.parameters["source"], *task.key)
         elif need == "benchmarks":
             found[need] = benchmarks_fingerprint(task.parameters["benchmarks"])
+        elif need == "released":
+            found[need] = filter_fingerprint(task.parameters["released"])
     return found
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['execute_task', 'run_tasks', 'check_models', 'run_profile']
 
-# %% ../nbs/60_pipeline.ipynb #a36eaa9f
+# %% ../nbs/60_pipeline.ipynb #ea6ac9d4
 import os
 import signal
 import tempfile
@@ -21,11 +21,12 @@ from .gliner_student import check_gliner
 from .graph import PlannedTask, Profile, plan, wanted_tasks
 from .inputs import outside_inputs, task_inputs, up_to_date
 from .judge import check_judge
+from .regressor import check_filter
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
 from .teachers import check_teacher
 from .translate import check_translator
 
-# %% ../nbs/60_pipeline.ipynb #4562e330
+# %% ../nbs/60_pipeline.ipynb #5c72a48d
 def _worker_begins() -> None:
     "A worker ends with the runner, even if that is killed; Ctrl-C is the runner's to handle."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -71,7 +72,7 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
         return f"the notebook read {read} and the graph says {said}, or its parameters are not those on record; mend 60_pipeline or the notebook"
     return ""
 
-# %% ../nbs/60_pipeline.ipynb #e82c1cd0
+# %% ../nbs/60_pipeline.ipynb #1c7f8151
 def run_tasks(
     tasks: list[PlannedTask], *, home: str, run: str, workers: int, environment: dict[str, str],
     report: Callable[[str, PlannedTask, str], None],  # (state, task, message): "start", "done", "skip", "fail"
@@ -124,13 +125,13 @@ def run_tasks(
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
-# %% ../nbs/60_pipeline.ipynb #6df06ed1
+# %% ../nbs/60_pipeline.ipynb #8b66da6d
 def _outcome(future: Future) -> str:
     "What `execute_task` said, or why its process could not."
     error = future.exception()
     return future.result() if error is None else f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
-# %% ../nbs/60_pipeline.ipynb #2c7df7b7
+# %% ../nbs/60_pipeline.ipynb #f5e11f5f
 def check_models(profile: Profile) -> None:
     "Raises ValueError for a teacher, translator or judge that cannot be made."
     for teacher in profile.teachers:
@@ -151,6 +152,8 @@ def run_profile(
         outside_inputs(task)
         if task.stage == "34_gliner":
             check_gliner()
+        if task.parameters.get("released"):
+            check_filter(task.parameters["released"])
     folder = output_folder(home, run, tasks[0].stage).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

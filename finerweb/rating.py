@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['quality', 'rating']
 
-# %% ../nbs/05_rating.ipynb #d5daa473
+# %% ../nbs/05_rating.ipynb #19241d64
 import re
 
 from .data import Mention, broader
 
-# %% ../nbs/05_rating.ipynb #5a7bf55c
+# %% ../nbs/05_rating.ipynb #b120f581
 _NOISE = re.compile(r"https?://\S*|www\.\S*|[@#]\w+|[|•»#{}<>=_~^\\*►▶★●©®]|\.{4,}|[!?]{2,}|[\U0001f300-\U0001faff]|[:;]-?[()DPp](?!\w)|\d{7,}")
 _FULL_STOPS = ".!?…।॥؟۔።;"
 _STRETCH = re.compile(rf"[^{_FULL_STOPS}]+(?:[{_FULL_STOPS}]+(?=[^\s\d])[^{_FULL_STOPS}]+)*[{_FULL_STOPS}]*")
@@ -37,7 +37,7 @@ def quality(text: str) -> tuple[float, float]:
     noise = 100 * sum(min(len(m), 8) / 4 for m in _NOISE.findall(text[:20_000])) / length + 5 * repeated / length + 10 * max(0.0, shouting - 0.15)
     return context, noise
 
-# %% ../nbs/05_rating.ipynb #b1c9a1dd
+# %% ../nbs/05_rating.ipynb #918854e1
 def rating(text: str, mentions: list[Mention]) -> tuple[int, str]:
     "(score 1 to 4, justification of at most 100 words) from variety and number of entities, context and noise."
     sure = [m for m in mentions if m.score >= 0.5]
@@ -48,7 +48,8 @@ def rating(text: str, mentions: list[Mention]) -> tuple[int, str]:
     identifiable = len(names) >= 3 and bool(named) and context >= 0.5 and noise < 2 and len(text) >= 120
     diverse = identifiable and len(kinds) >= 3 and len(named) >= 2 and len(names) >= 5 and context >= 0.7
     rich = diverse and len(names) >= 9 and len(labels) >= 5 and len(named) == 3 and context >= 0.85 and noise < 0.5
-    score = 1 + identifiable + diverse + rich
+    sentences = sum(context >= least and noise < most for least, most in ((0.6, 2.0), (0.8, 1.0), (0.92, 0.5)))
+    score = 1 + (identifiable + diverse + rich + sentences) // 2
     said = "few or ambiguous entities" if len(names) < 3 or not named else f"{len(names)} different entities of {len(kinds)} kinds ({', '.join(kinds[:6])})"
     text_is = "whole sentences" if context >= 0.85 else "partly fragments" if context >= 0.5 else "mostly fragments"
     return score, f"{said}; {text_is}; {'clean' if noise < 0.5 else 'some noise' if noise < 2 else 'much noise'}."

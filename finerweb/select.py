@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #cee1434b
+# %% ../nbs/13_select.ipynb #9775f017
 import hashlib
 import math
 from bisect import bisect_left, insort
@@ -20,7 +20,7 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #9b8de714
+# %% ../nbs/13_select.ipynb #3ea89cab
 def cut_documents(
     documents: Iterable[Document], language: str, *, rated: frozenset[str], words_per_chunk: int, min_words: int, policy: str, most_chunks: int, block: int,
 ) -> Iterator[list[tuple[Document, str, list[tuple[int, int]]]]]:  # fmt: skip
@@ -34,7 +34,7 @@ def cut_documents(
             found.append((document, reason or ("" if spans else "too_short"), spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #a8a0b670
+# %% ../nbs/13_select.ipynb #1484926f
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -67,7 +67,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #1ef87844
+# %% ../nbs/13_select.ipynb #cd009472
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -119,7 +119,7 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #2794727f
+# %% ../nbs/13_select.ipynb #999831dc
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
@@ -166,7 +166,7 @@ class Selection:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #d5f59476
+# %% ../nbs/13_select.ipynb #cfaf929e
 _WIDTH = 0.05
 
 

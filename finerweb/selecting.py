@@ -72,7 +72,7 @@ def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str
     "Step -> median seconds of processor time for one document; reading is that of the parquet file or the sample that the first page is from."
     from finerweb.duplicates import NearDuplicates
     from finerweb.languages import in_script, language
-    from finerweb.select import check_language
+    from finerweb.identify import check_language
 
     known = NearDuplicates(similarity=0.8, shingle=3)
     passages = [(code, first_chunk(code, page)) for code, page in pages]
