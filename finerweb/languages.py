@@ -129,7 +129,7 @@ def _letters(script: str) -> "numpy.ndarray":  # noqa: F821
 
 
 def in_script(text: str, script: str) -> float:
-    "The share of the letters of `text`, vowel signs included, that belong to `script` (ISO 15924); 0 for a text without letters. Raises ValueError for an unknown script."
+    "The share of the letters of `text`, vowel signs included, that belong to `script` (ISO 15924); 0 where there are none. Raises ValueError for an unknown script."
     import numpy as np
 
     if script not in _BLOCKS:

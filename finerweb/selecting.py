@@ -53,7 +53,7 @@ def scoring_table(texts: list[str], tokenizer, model, *, precisions: tuple[str, 
     moved = {name: max(abs(a - b) for a, b in zip(scores[name], scores["pipeline"], strict=True)) for name in tasks}
     rate = lambda name, side: len(texts) / taken[name][side]
     return Table(
-        dict(way=name, clock=rate(name, 0), process=rate(name, 1), times=rate(name, 1) / rate("pipeline", 1), times_clock=rate(name, 0) / rate("pipeline", 0), moved=moved[name])
+        dict(way=name, clock=rate(name, 0), process=rate(name, 1), times=rate(name, 1) / rate("pipeline", 1), moved=moved[name])
         for name in tasks
     )
 
@@ -100,7 +100,7 @@ def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str
 
 # %% ../nbs/74_select.ipynb #9ebe2f50
 def operations(*, layers: int, size: int, tokens: int) -> float:
-    "Floating-point operations of a forward pass over `tokens` tokens: 24 size^2 a token and layer in the linear layers, 4 size a pair of tokens and layer in the attention."
+    "Floating-point operations of a forward pass over `tokens` tokens: 24 size^2 a token and layer in linear layers, 4 size a pair of tokens and layer in attention."
     return layers * (24.0 * size**2 * tokens + 4.0 * size * tokens**2)
 
 
@@ -112,5 +112,6 @@ def projected(
     for name, (rate, price) in devices.items():
         steps, scoring = read * step_seconds / cores / 3600, read * chunks_scored / rate / 3600
         hours = steps + scoring if name.startswith("CPU") else max(steps, scoring)
-        rows.append(dict(device=name, documents=round(read), scored=round(read * chunks_scored), passages_a_second=rate, steps_h=steps, scoring_h=scoring, hours=hours, dollars=hours * price))
+        told = dict(device=name, documents=round(read), scored=round(read * chunks_scored), passages_a_second=rate, steps_h=steps, scoring_h=scoring)
+        rows.append(told | dict(hours=hours, dollars=hours * price))
     return rows

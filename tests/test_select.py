@@ -289,8 +289,8 @@ def stage(tiny_encoder, environment, tmp_path):
             model.save_pretrained(task.open() / "model")
             tokenizer.save_pretrained(task.folder / ".incoming" / "model")
             task.close()
-        given = dict(home=folder, run="small", language="swh", source=str(tmp_path / "crawl"), passages=2000, threshold=0.0, max_length=64, block=16, examples=20, save_every=0.0)
-        command = [sys.executable, "-c", STAGE, json.dumps(given | changes)]
+        given = dict(home=folder, run="small", language="swh", source=str(tmp_path / "crawl"), passages=2000, threshold=0.0, max_length=64, block=16)
+        command = [sys.executable, "-c", STAGE, json.dumps(given | dict(examples=20, save_every=0.0) | changes)]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start
