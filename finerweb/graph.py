@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'STUDENTS', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters',
            'check_parameters', 'filters', 'PlannedTask', 'plan', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #1e389218
+# %% ../nbs/60_graph.ipynb #2b916a55
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .regressor import grid
 from .store import notebooks_folder, output_folder
 
-# %% ../nbs/60_graph.ipynb #8d08da0a
+# %% ../nbs/60_graph.ipynb #d00e7a72
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -56,7 +56,7 @@ STAGES = {
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 
-# %% ../nbs/60_graph.ipynb #ef04c512
+# %% ../nbs/60_graph.ipynb #3e39a3fe
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `filter`: see `filters`; `stages`: the parameters that differ."
@@ -94,12 +94,11 @@ def load_profile(name: str) -> Profile:
     if not isinstance(fields, dict):
         raise ValueError(f"profile {path} must be a mapping of names to values, found {type(fields).__name__}")
     fields = {"name": path.stem, **fields}
-    for key in fields:
-        if key not in Profile.__slots__:
-            raise unknown(f"profile {path}: field", key, list(Profile.__slots__))
+    if strange := [key for key in fields if key not in Profile.__slots__]:
+        raise unknown(f"profile {path}: field", strange[0], list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #7a12d23a
+# %% ../nbs/60_graph.ipynb #e9a2f561
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -113,9 +112,7 @@ def check_profile(profile: Profile) -> Profile:
         raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
     if strange := [c for c in profile.languages if not isinstance(c, str)]:
         raise ValueError(f"profile {profile.name}: languages are codes such as swh, in quotes where YAML reads them otherwise; found {strange[0]!r}")
-    if profile.languages == ["all"]:
-        profile.languages = sorted(all_languages())
-    profile.languages = sorted({find_language(c).iso639_3 for c in profile.languages})
+    profile.languages = sorted({find_language(c).iso639_3 for c in (all_languages() if profile.languages == ["all"] else profile.languages)})
     if not profile.languages:
         raise ValueError(f"profile {profile.name} has no languages; name some, or [all]")
     for stage in profile.stages:
@@ -140,7 +137,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #50d06b57
+# %% ../nbs/60_graph.ipynb #dd421307
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -169,7 +166,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #1d6e87fc
+# %% ../nbs/60_graph.ipynb #9b44df41
 def filters(profile: Profile) -> dict[str, dict]:
     "Name -> parameters of each filter of a profile, the pipeline's first; one without lists is alone and has no name. Raises ValueError."
     known, members = notebook_parameters("12_filter"), {t["name"]: t for t in profile.teachers}
@@ -179,18 +176,14 @@ def filters(profile: Profile) -> dict[str, dict]:
             raise unknown(f"profile {profile.name}: filter", name, sorted(free))
         if name in profile.stages.get("12_filter", {}):
             raise ValueError(f"profile {profile.name}: {name} stands in filter and in stages: 12_filter; keep one")
-    try:
-        found = grid(profile.filter, lists={name for name in free & set(known) if known[name][0] is list})
-    except ValueError as error:
-        raise ValueError(f"profile {profile.name}: filter: {error}") from None
-    for cell in found.values():
-        if (teacher := cell.pop("teacher", None)) is not None:
-            if teacher not in members:
-                raise unknown(f"profile {profile.name}: filter: teacher", str(teacher), list(members))
-            cell["teachers"] = [members[teacher]]
+    found = grid(profile.filter, lists={name for name in free & set(known) if known[name][0] is list}, where=f"profile {profile.name}: filter")
+    for cell in [c for c in found.values() if "teacher" in c]:
+        if (teacher := cell.pop("teacher")) not in members:
+            raise unknown(f"profile {profile.name}: filter: teacher", str(teacher), list(members))
+        cell["teachers"] = [members[teacher]]
     return found
 
-# %% ../nbs/60_graph.ipynb #e3105be5
+# %% ../nbs/60_graph.ipynb #058eb9c1
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -207,16 +200,16 @@ class PlannedTask:
 
 def _axes(profile: Profile) -> dict[str, dict[str, object]]:
     "For each part of a scope, key -> what the notebook gets for it."
-    members = {"teacher": profile.teachers, "student": profile.students, "benchmark": profile.benchmarks}
-    return {"language": {c: c for c in profile.languages}} | {"filter": filters(profile)} | {axis: {m["name"]: m for m in of} for axis, of in members.items()}
+    named = {axis: {m["name"]: m for m in getattr(profile, axis + "s")} for axis in ("teacher", "student", "benchmark")}
+    return {"language": {c: c for c in profile.languages}, "filter": filters(profile)} | named
 
 
 def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tuple[str, ...]]:
     "Every key of a scope that `names` (axis -> names) allows; a student with a test set only where it is to be scored on it."
-    met = lambda key: scope != ("student", "benchmark") or is_met(axes["benchmark"][key[1]], axes["student"][key[0]], list(axes["language"]))
-    return [key for key in product(*(names[a] for a in scope)) if met(key)]
+    every = product(*(names[a] for a in scope))
+    return [k for k in every if scope != ("student", "benchmark") or is_met(axes["benchmark"][k[1]], axes["student"][k[0]], list(axes["language"]))]
 
-# %% ../nbs/60_graph.ipynb #a277ce4a
+# %% ../nbs/60_graph.ipynb #45b1541b
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -251,9 +244,8 @@ def plan(profile: Profile) -> list[PlannedTask]:
             tasks.append(PlannedTask(stage.name, key, values, _needs(stage, chosen, values, axes)))
     names = {(t.stage, t.key) for t in tasks}
     for task in tasks:
-        if lacking := [n for n in task.needs if n[0] in STAGES and n not in names]:
-            stage, key = lacking[0]
-            raise ValueError(f"{task.label} needs {stage} of {'/'.join(key)}, which profile {profile.name} has not; its languages are {', '.join(profile.languages)}")
+        for stage, key in [n for n in task.needs if n[0] in STAGES and n not in names]:
+            raise ValueError(f"{task.label} needs {stage} of {'/'.join(key)}; profile {profile.name} has {', '.join(profile.languages)} only")
     return tasks
 
 
@@ -273,10 +265,9 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
         every["teacher"] = [t["name"] for t in values["teachers"]]
     keys = lambda need: _keys(STAGES[need].scope, every, axes) if need in STAGES else [()]
     trained = lambda need, key: need not in STAGES or _trains(need, axes["student"].get(dict(zip(STAGES[need].scope, key, strict=True)).get("student")))
-    outside = (("released", ()),) if values.get("released") else ()
-    return outside + tuple((need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key))
+    return ((("released", ()),) if values.get("released") else ()) + tuple((need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key))
 
-# %% ../nbs/60_graph.ipynb #77efbda3
+# %% ../nbs/60_graph.ipynb #002cadd4
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
     for stage in stages:

@@ -6,7 +6,7 @@
 __all__ = ['joined_passages', 'many_labels', 'in_turns', 'encoder_alone', 'speed_table', 'measured_student', 'score_all',
            'forget_peak', 'predict_step', 'train_step', 'memory_probe', 'memory_table', 'gliner_tasks', 'gliner_table']
 
-# %% ../nbs/70_benchmarks.ipynb #e009962e
+# %% ../nbs/70_benchmarks.ipynb #e8524d7f
 import importlib.util
 import os
 import resource
@@ -18,7 +18,7 @@ from statistics import median
 
 from .data import Passage, Table, entity_types
 
-# %% ../nbs/70_benchmarks.ipynb #6b6412ce
+# %% ../nbs/70_benchmarks.ipynb #1d4bc6e6
 def joined_passages(sentences: Sequence[Passage], *, words: int) -> list[str]:
     "Texts of at least `words` words each, of sentences that follow each other; what is left over is dropped."
     texts, held, size = [], [], 0
@@ -41,7 +41,7 @@ def many_labels(count: int) -> list[str]:
         raise ValueError(f"{count} labels wanted, but there are {len(labels)}")
     return labels[:count]
 
-# %% ../nbs/70_benchmarks.ipynb #5b590528
+# %% ../nbs/70_benchmarks.ipynb #45bf370d
 def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, tuple[float, float]]:
     "Name -> median seconds (clock, process) of each task; they are run once to warm up, then `repeats` times in turns."
     for task in tasks.values():
@@ -54,7 +54,7 @@ def in_turns(tasks: dict[str, Callable[[], object]], *, repeats: int) -> dict[st
             times[name].append((time.perf_counter() - clock, time.process_time() - process))
     return {name: tuple(median(side) for side in zip(*some, strict=True)) for name, some in times.items()}
 
-# %% ../nbs/70_benchmarks.ipynb #6ca7082c
+# %% ../nbs/70_benchmarks.ipynb #c6702a95
 def encoder_alone(model, texts: Sequence[str], *, batch_size: int) -> Callable[[], None]:
     "A task: the forward pass of the student's encoder over the batches of `texts`, which are made now."
     import torch
@@ -88,7 +88,7 @@ def speed_table(model, texts: Sequence[str], *, counts: Sequence[int], batch_siz
         rows.append(row | {"entities": sum(map(len, found[-1])), "load": os.getloadavg()[0]})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #7e56bc2e
+# %% ../nbs/70_benchmarks.ipynb #cc6ddb9e
 def measured_student(folder: str):
     "The student in `folder`; where that is empty, MiniLM with untrained heads, which prune nothing."
     import torch
@@ -103,7 +103,7 @@ def measured_student(folder: str):
     sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
     return SpanBinder.from_encoder("minilm", **sizes).eval()
 
-# %% ../nbs/70_benchmarks.ipynb #cd424ea9
+# %% ../nbs/70_benchmarks.ipynb #d8c4abf1
 def score_all(model, windows: Sequence, vectors, *, widest: int):
     "Logits [rows, units, widest, labels] of every span up to `widest` units at once: the plain way, to compare with."
     import torch
@@ -126,7 +126,7 @@ def forget_peak() -> None:
     except OSError:
         pass
 
-
+# %% ../nbs/70_benchmarks.ipynb #7bdcd56c
 def predict_step(model, windows: Sequence, labels: Sequence[str], way: str) -> None:
     "Scores one batch; `way`: encoder (the encoder alone), ours, exact, all spans (up to the longest mention) or all pairs."
     import torch
@@ -166,7 +166,7 @@ def train_step(model, windows: Sequence, labels: Sequence[str], way: str) -> Non
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
     loss.backward()
 
-
+# %% ../nbs/70_benchmarks.ipynb #af1ed4fe
 def memory_probe(way: str, folder: str, *, batch: int, labels: int, train: bool) -> None:
     "Predicts or trains on one batch of full windows in this process and prints the peak memory in MB before and after, and the units of a window."
     import torch
@@ -194,7 +194,7 @@ def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int, t
         rows.append({"way": way, "peak MB": round(after), "added MB": round(after - before), "units": int(units)})
     return rows
 
-# %% ../nbs/70_benchmarks.ipynb #5f985b3f
+# %% ../nbs/70_benchmarks.ipynb #e5ee9026
 def gliner_tasks(texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float) -> dict[str, Callable[[], object]]:
     "Name -> task, for the uni-encoder and the bi-encoder (models in `folders`, else MiniLM with untrained heads). Raises ImportError where gliner is not installed."
     if importlib.util.find_spec("gliner") is None:

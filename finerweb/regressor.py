@@ -6,14 +6,14 @@
 __all__ = ['LOSSES', 'scale', 'outputs', 'loss_of', 'score_of', 'new_filter', 'read_as_scores', 'grid', 'readable',
            'filter_folder', 'filter_fingerprint', 'check_filter', 'load_filter']
 
-# %% ../nbs/06_regressor.ipynb #264c526e
+# %% ../nbs/06_regressor.ipynb #ce85dbe2
 import hashlib
 import json
 import re
 from itertools import product
 from pathlib import Path
 
-# %% ../nbs/06_regressor.ipynb #6779f5ff
+# %% ../nbs/06_regressor.ipynb #4ea00afe
 LOSSES = ("squared", "cumulative", "classes")
 
 
@@ -56,7 +56,7 @@ def score_of(logits: "Tensor", *, loss: str, low: int) -> "Tensor":  # noqa: F82
         return low + logits.float().sigmoid().sum(-1, keepdim=True)
     return low + (logits.float().softmax(-1) * torch.arange(logits.shape[-1], device=logits.device)).sum(-1, keepdim=True)
 
-# %% ../nbs/06_regressor.ipynb #f9295cf5
+# %% ../nbs/06_regressor.ipynb #2e64dcbc
 def new_filter(encoder: str, *, loss: str, task: str) -> tuple["PreTrainedTokenizer", "PreTrainedModel"]:  # noqa: F821
     "(tokenizer, model) with a fresh head on an encoder that `load_encoder` knows. The model gives logits. Raises ValueError."
     from transformers import AutoModelForSequenceClassification
@@ -84,18 +84,18 @@ def read_as_scores(model: "PreTrainedModel") -> "PreTrainedModel":  # noqa: F821
     model.register_forward_hook(scored)
     return model.eval()
 
-# %% ../nbs/06_regressor.ipynb #f20788a5
-def grid(settings: dict, *, lists: set[str]) -> dict[str, dict]:
+# %% ../nbs/06_regressor.ipynb #13b13538
+def grid(settings: dict, *, lists: set[str], where: str) -> dict[str, dict]:
     "Name -> settings of each cell, the first values first; \"\" is one without axes. A setting in `lists` is an axis if it holds lists. Raises ValueError."
     axes = {n: v for n, v in settings.items() if isinstance(v, list) and (n not in lists or any(isinstance(x, list) for x in v))}
     found = {}
     for values in product(*axes.values()):
         name = "-".join(_plain(v) for v in values)
         if name in found:
-            raise ValueError(f"two cells are called {name!r}; no value may stand twice")
+            raise ValueError(f"{where}: two cells are called {name!r}; no value may stand twice")
         found[name] = {**settings, **dict(zip(axes, values, strict=True))}
     if not found:
-        raise ValueError(f"{', '.join(n for n, v in axes.items() if not v)} has no value")
+        raise ValueError(f"{where}: {', '.join(n for n, v in axes.items() if not v)} has no value")
     return found
 
 
@@ -104,7 +104,7 @@ def _plain(value: object) -> str:
     text = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     return re.sub(r"[^A-Za-z0-9._]+", "-", text.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "none"
 
-# %% ../nbs/06_regressor.ipynb #2080cdc4
+# %% ../nbs/06_regressor.ipynb #404a13ff
 def readable(tokenizer: "PreTrainedTokenizer", model: "PreTrainedModel") -> int:  # noqa: F821
     "How many tokens the model can read at once, the special ones included."
     from torch import nn
@@ -115,7 +115,7 @@ def readable(tokenizer: "PreTrainedTokenizer", model: "PreTrainedModel") -> int:
             limits.append(part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1))
     return int(min(limits))
 
-# %% ../nbs/06_regressor.ipynb #1962e87a
+# %% ../nbs/06_regressor.ipynb #a182fd87
 def filter_folder(name: str) -> Path:
     "The folder of a filter: itself, or what is fetched of a repository on the model hub (`owner/name`, or `owner/name@revision`). Raises ValueError if there is neither."
     folder = Path(name).expanduser()
@@ -164,7 +164,7 @@ def check_filter(name: str) -> dict:
         raise ValueError(f"filter {name!r} has {n} outputs; expected 1 (a score), 2 (not useful, useful) or 4 (ratings 1 to 4)")
     return config
 
-# %% ../nbs/06_regressor.ipynb #71c5b11f
+# %% ../nbs/06_regressor.ipynb #044d3687
 def load_filter(name: str | Path) -> tuple["PreTrainedTokenizer", "PreTrainedModel"]:  # noqa: F821
     "(tokenizer, model) of a saved or released filter: the model's logits are scores [passages, 1]. Raises ValueError that says what it lacks."
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -6,7 +6,7 @@
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
            'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
-# %% ../nbs/02_store.ipynb #b9302859
+# %% ../nbs/02_store.ipynb #a328c44d
 import ast
 import hashlib
 import json
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from .data import asset, check_rows, schema, storable
 
-# %% ../nbs/02_store.ipynb #f1e46938
+# %% ../nbs/02_store.ipynb #74dad810
 def runs_folder(
     home: str = "",  # folder of runs; empty: FINERWEB_HOME, or `runs` in the current folder
 ) -> Path:
@@ -42,7 +42,7 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
             raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return runs_folder(home).joinpath(run, stage, *key)
 
-# %% ../nbs/02_store.ipynb #587041a5
+# %% ../nbs/02_store.ipynb #4afb1195
 def notebooks_folder() -> Path:
     "The notebooks: the checkout's `nbs/` if the package lies in one, else those in the installed package."
     package = Path(str(resources.files("finerweb")))
@@ -88,7 +88,7 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
-# %% ../nbs/02_store.ipynb #2eb123a1
+# %% ../nbs/02_store.ipynb #e6d37e38
 @cache
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
@@ -127,7 +127,7 @@ def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict
     whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs, **code_fingerprint(stage)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-# %% ../nbs/02_store.ipynb #a6e24f7d
+# %% ../nbs/02_store.ipynb #1a5b03f4
 _RECORD = {"fingerprint", "output", "files", "rows", "dropped", "counts", "parameters", "inputs", "seconds"}
 
 
@@ -152,13 +152,13 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #fc602baa
+# %% ../nbs/02_store.ipynb #4ed8d4d3
 _DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
 _KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
 
-# %% ../nbs/02_store.ipynb #f00fbd22
-class Task:
-    "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
+# %% ../nbs/02_store.ipynb #c598a771
+class _Reader:
+    "The half of a task that reads."
 
     def __init__(self, home: str, run: str, stage: str, key: tuple[str, ...] = (), *, parameters: dict):
         "`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all the notebook's but home and run."
@@ -181,6 +181,10 @@ class Task:
     def read(self, stage: str, *key: str) -> list[dict]:
         "The rows of a finished output, put on record."
         return read_rows(self.input(stage, *key) / "rows.parquet")
+
+# %% ../nbs/02_store.ipynb #6c9b16e1
+class Task(_Reader):
+    "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
     def open(self) -> Path:
         "An empty folder to write this task's files into."
@@ -229,7 +233,7 @@ class Task:
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
-# %% ../nbs/02_store.ipynb #2772ac3e
+# %% ../nbs/02_store.ipynb #c9c6c64a
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
