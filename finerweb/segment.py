@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['icu_version', 'graphemes', 'tokens', 'words', 'sentences', 'chunks']
 
-# %% ../nbs/03_segment.ipynb #027e579d
+# %% ../nbs/03_segment.ipynb #c71ba0b9
 import re
 import unicodedata
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from icu4py.breakers import CharacterBreaker, SentenceBreaker, WordBreaker
 from .data import storable
 from .languages import language as find_language
 
-# %% ../nbs/03_segment.ipynb #8bde392f
+# %% ../nbs/03_segment.ipynb #2488adf5
 def icu_version() -> str:
     "The version of ICU that finds the boundaries; another one may find others, so it belongs into every fingerprint."
     import icu4py
@@ -48,7 +48,7 @@ def graphemes(text: str) -> list[tuple[int, int]]:
     ends = _ends(CharacterBreaker(storable(text), "und"), len(text))
     return list(zip(_between(ends).tolist(), ends.tolist(), strict=True))
 
-# %% ../nbs/03_segment.ipynb #09168fb7
+# %% ../nbs/03_segment.ipynb #813451a7
 # signs that join what follows them, and letters that join what precedes, besides the marks and format characters
 _JOINS_NEXT = frozenset("\u1039\u17d2\u1a60\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46")
 _JOINS_LAST = frozenset("\u0e33\u0eb3\uff9e\uff9f")
@@ -72,7 +72,7 @@ def _look(points: np.ndarray) -> np.ndarray:
         kinds = _kinds[points]
     return kinds
 
-# %% ../nbs/03_segment.ipynb #0b5a7d56
+# %% ../nbs/03_segment.ipynb #ba663181
 def _sound(text: str, points: np.ndarray, kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """`ends` without those inside a grapheme or in a Burmese syllable."""
     inner = ends[:-1]
@@ -108,7 +108,7 @@ def words(text: str, language: str) -> list[tuple[int, int]]:
     "The spans of the tokens that have a letter or a digit."
     return _spans(text, language, _WORD)
 
-# %% ../nbs/03_segment.ipynb #0c69485f
+# %% ../nbs/03_segment.ipynb #2a307bb2
 _BEFORE_NAMES = frozenset(
     """dr mr mrs ms mx prof st sr jr gen col lt sgt capt cpt maj adm rev hon gov sen rep pres supt mt ft vs messrs sra srta dra dña mme mlle mgr dott sig ing dipl
     hr fr frl nr str bd bzw ca geb gest kand lic mag phdr mudr judr rndr mgr doc gen plk por ks św dn ul al pl tzv tzn sv tj šk gosp prim akad dhr mevr drs ir mej
@@ -153,7 +153,7 @@ def _is_abbreviation(text: str, at: int, script: str, locale: str) -> bool:
     short = [w is not None and sum(map(str.isalpha, w)) <= 3 - gap for w in (earlier, word, following and following[1])]
     return short[1] and (not gap or short[0] or bool(short[2] and following[2]))
 
-# %% ../nbs/03_segment.ipynb #cc227047
+# %% ../nbs/03_segment.ipynb #866924ed
 _THAI_END = re.compile(r"(?:ครับ|ค่ะ|คะ|จ้ะ|จ้า)\s+|(?<!\s)\s+(?=นอกจากนี้|อย่างไรก็ตาม|ทั้งนี้|อนึ่ง|ดังนั้น|อีกทั้ง|ในขณะเดียวกัน|ด้าน(?:นาย|นาง)|สำหรับ)")
 _CLAUSE = 12  # characters; a shorter piece between spaces may be part of a name
 
@@ -192,15 +192,14 @@ def sentences(text: str, language: str, *, longest: int = 0) -> list[tuple[int, 
             start = last
     return spans
 
-# %% ../nbs/03_segment.ipynb #ed2b9b57
-def _numbers(found: list[tuple[int, int]], text: str, language: str, *, words_per_chunk: int, policy: str) -> list[int]:
+# %% ../nbs/03_segment.ipynb #59295d9e
+def _numbers(found: list[tuple[int, int]], stops: list[int], words_per_chunk: int) -> list[int]:
     """The number of the first word of each chunk, and the number of words."""
-    word_ends = [end for _, end in found]
-    closing = [bisect_right(word_ends, end) for _, end in sentences(text, language)] if policy == "sentence" else []
-    numbers = [0]
+    word_ends, numbers = [end for _, end in found], [0]
+    closing = [bisect_right(word_ends, stop) for stop in stops]
     while numbers[-1] < len(found):
         full = min(numbers[-1] + words_per_chunk, len(found))
-        closed = closing[bisect_right(closing, full) - 1] if closing and full < len(found) else 0
+        closed = closing[bisect_right(closing, full) - 1] if full < len(found) else 0
         numbers.append(closed if 4 * (closed - numbers[-1]) > 3 * words_per_chunk else full)
     return numbers
 
@@ -211,11 +210,14 @@ def chunks(text: str, language: str, *, words_per_chunk: int, min_words: int, po
         raise ValueError(f"chunks: words_per_chunk is {words_per_chunk}, min_words is {min_words}; expected at least 1 each")
     if policy not in ("paper", "sentence"):
         raise ValueError(f"chunks: policy is {policy!r}; expected paper (exactly words_per_chunk words) or sentence (to a sentence end near by)")
-    found = words(text, language)
-    numbers = _numbers(found, text, language, words_per_chunk=words_per_chunk, policy=policy)
+    found, stops = words(text, language), [0] + ([end for _, end in sentences(text, language)] if policy == "sentence" else [])
     spans, start = [], 0
-    for n, following in pairwise(numbers):
-        end = _cut(text, found[following - 1][1], found[following][0]) if following < len(found) else len(text)
+    for n, following in pairwise(_numbers(found, stops, words_per_chunk)):
+        end = len(text)
+        if following < len(found):
+            (_, last), (first, _) = found[following - 1 : following + 1]
+            stop = stops[bisect_right(stops, first) - 1]
+            end = stop if stop >= last else _cut(text, last, first)
         if following - n >= min(min_words, words_per_chunk):
             # a word may begin with a space that carries a mark
             first, last = found[n][0], found[following - 1][1]

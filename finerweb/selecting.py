@@ -25,7 +25,7 @@ def mixed_pages(count: int) -> list[tuple[str, Document]]:
     known = [c for c in languages() if (web / f"{c}.parquet").exists()] or sorted(p.stem for p in asset("sample").glob("*.jsonl"))
     found = []
     for language in known[:: max(1, len(known) // count)]:
-        usable = (d for d in documents(str(web / f"{language}.parquet") if web.exists() else "sample", language) if 1500 < len(d.text) < 50_000)
+        usable = (d for d in documents(str(web / f"{language}.parquet") if web.exists() else "sample", language, seed=0) if 1500 < len(d.text) < 50_000)
         if page := next((d for d in usable if chunks(d.text, language, words_per_chunk=256, min_words=256)), None):
             found.append((language, page))
     return found[:count]
@@ -79,7 +79,7 @@ def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str
     for n in range(2500):
         known.add(n, f"{n:b} " * 20, "eng")
     web = Path(os.environ.get("FINERWEB_TEST_DATA") or "") / "web" / f"{pages[0][0]}.parquet"
-    read = lambda: sum(1 for _ in documents(str(web) if web.exists() else "sample", pages[0][0]))
+    read = lambda: sum(1 for _ in documents(str(web) if web.exists() else "sample", pages[0][0], seed=0))
     steps = {
         "reading": (read, read()),
         "chunking": (lambda: [chunks(d.text, code, words_per_chunk=256, min_words=32) for code, d in pages], len(pages)),

@@ -43,7 +43,7 @@ def test_web_pages_are_their_language(code: str) -> None:
 
 @pytest.mark.parametrize("code", ["arb", "hin", "swh", "tha"])
 def test_english_between_the_sentences_is_seen(code: str) -> None:
-    page = max((d.text for d in documents("sample", code)), key=lambda text: (check_language(text, code)[0] == "", len(text)))[:1200]
+    page = max((d.text for d in documents("sample", code, seed=0)), key=lambda text: (check_language(text, code)[0] == "", len(text)))[:1200]
     before = english_share(page, code)
     assert before < 0.1
     letters = sum(map(str.isalpha, page))
@@ -56,7 +56,8 @@ def test_english_between_the_sentences_is_seen(code: str) -> None:
 
 
 def test_every_language_of_the_sample_is_told_from_every_other() -> None:
-    texts = {code: next(d.text for d in documents("sample", code) if in_script(d.text, language(code).script) > 0.9) for code in ("arb", "eng", "hin", "swh", "tha")}
+    first = lambda code: next(d.text for d in documents("sample", code, seed=0) if in_script(d.text, language(code).script) > 0.9)
+    texts = {code: first(code) for code in ("arb", "eng", "hin", "swh", "tha")}
     for code, text in texts.items():
         assert identify(text)[0] == code
         for other in languages():
@@ -83,7 +84,7 @@ def test_hostile_text_has_an_answer(text: str) -> None:
 
 
 def test_a_wrong_encoding_is_no_language_of_the_table() -> None:
-    thai = next(d.text for d in documents("sample", "tha"))
+    thai = next(d.text for d in documents("sample", "tha", seed=0))
     misread = thai.encode().decode("latin-1")
     assert check_language(misread, "tha")[0] == "other_script"
     assert check_language("\ufeff" + thai, "tha")[0] == check_language(thai, "tha")[0] == ""
