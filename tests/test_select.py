@@ -22,7 +22,10 @@ from finerweb.source import Document
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
 CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
-WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ari", "oto", "ulu", "ingo", "eka", "amba", "isho", "one")]
+WORDS = """habari watoto mwaka nchini serikali wananchi shule walimu kijiji mkoani rais waziri kazi chakula maji barabara nyumba familia wakati siku kwamba katika pamoja lakini
+    wengi ambao wanaume wanawake vijana wazee mji mkuu jana leo kesho asubuhi jioni usiku mvua jua mlima ziwa bahari samaki wavuvi wakulima mashamba mazao bei soko biashara fedha benki
+    hospitali daktari wagonjwa dawa afya elimu chuo kikuu wanafunzi vitabu gazeti waandishi redio muziki ngoma wimbo mchezo timu mpira uwanja ushindi sheria mahakama polisi askari vita amani
+    uchaguzi kura chama viongozi mkutano safari ndege gari basi treni bandari mlango dirisha meza kiti""".split()
 
 
 def text(seed: int, words: int) -> str:
@@ -31,7 +34,7 @@ def text(seed: int, words: int) -> str:
 
 
 def pages(count: int, words: int = 70) -> list[Document]:
-    "Pages of made-up words; of ten one is the page before it once more and one has the identifier of the page before it, every 25th is in another script."
+    "Pages of Swahili words in any order; of ten one is the page before it once more and one has the identifier of the page before it, every 25th is in another script."
     found = []
     for n in range(count):
         body = text(n - (n % 10 == 9), words) + (" tena" if n % 10 == 9 else "")
