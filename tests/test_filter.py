@@ -349,7 +349,7 @@ def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finish
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     grid = {"task": ["binary", "multiclass"], "seed": [1, 2], "trained": "head", "teacher": "lexicon"}
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small", "filter": grid}
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(profile))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     said = finerweb(tmp_path, "run", "grid.yaml", "--stages", "12_filter,13_select")
     assert said.returncode == 0, said.stdout + said.stderr
     run, cells = tmp_path / "runs" / "small", ["binary-1", "binary-2", "multiclass-1", "multiclass-2"]
@@ -370,7 +370,7 @@ def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(t
     shutil.rmtree(tmp_path / "runs" / "small" / "12_filter")
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small"}
     profile["stages"]["12_filter"] = {"epochs": 60, "patience": 60, "batch": 2, "max_length": 400}
-    (tmp_path / "long.yaml").write_text(yaml.safe_dump(profile))
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     words = ("run", "long.yaml", "--stages", "12_filter")
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     runner = subprocess.Popen([sys.executable, "-m", "finerweb", *words], cwd=tmp_path, env=environment, **quiet)
