@@ -6,7 +6,7 @@
 __all__ = ['human_rows', 'split_rows', 'steps_within', 'Trial', 'at_words', 'told_of_labels', 'trained', 'score_at', 'try_out',
            'run_trials', 'learning_table', 'names_table']
 
-# %% ../nbs/71_learning.ipynb #7496177d
+# %% ../nbs/71_learning.ipynb #6a36df2d
 import json
 import random
 import subprocess
@@ -20,7 +20,7 @@ from .benchmarks import read_benchmark
 from .data import Entity, Table
 from .leakage import without_leaks
 
-# %% ../nbs/71_learning.ipynb #cdd8277e
+# %% ../nbs/71_learning.ipynb #32b1f061
 def human_rows(name: str, split: str, labels: Sequence[str] = ()) -> list[dict]:
     "Rows for training of one split of a benchmark; only entities with `labels`, if there are any given. Raises ValueError, FileNotFoundError."
     rows = []
@@ -44,7 +44,7 @@ def steps_within(train: Callable[[int], object], *, seconds: float, tried: int) 
     train(tried)
     return max(1, round(seconds / (time.process_time() - began) * tried))
 
-# %% ../nbs/71_learning.ipynb #d03973e6
+# %% ../nbs/71_learning.ipynb #9bd5f8db
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     "One training and its tests. `kind`: binder or gliner; `seconds` of process time on one thread; `steps` in place of seconds."
@@ -98,7 +98,7 @@ def told_of_labels(trial: Trial, rows: Sequence[dict]) -> dict:
     told = {"translations": translations, "label_language": trial.label_language}
     return told | ({} if trial.kind == "gliner" else {"concepts": read_concepts(table, near=0) if trial.concepts else None})
 
-# %% ../nbs/71_learning.ipynb #129ab1fe
+# %% ../nbs/71_learning.ipynb #bb3b069b
 def trained(trial: Trial, rows: Sequence[dict]) -> tuple[object, dict]:
     "A student trained as the trial says, and {steps, cpu, clock, missed}: seconds of the process and of the clock, entities it could not learn."
     import torch
@@ -131,7 +131,7 @@ def trained(trial: Trial, rows: Sequence[dict]) -> tuple[object, dict]:
     missed = missed["lost"] if isinstance(missed, dict) else missed
     return model, {"steps": steps, "cpu": round(time.process_time() - cpu), "clock": round(time.perf_counter() - clock), "missed": missed}
 
-# %% ../nbs/71_learning.ipynb #78cf428e
+# %% ../nbs/71_learning.ipynb #49644cda
 def score_at(model, passages: Sequence, labels: Sequence[str], threshold: float, called: dict[str, str] | None = None):
     "`SpanScores` of a student on passages; `called` are other names that it is asked the labels by."
     from finerweb.metrics import score_spans
@@ -171,7 +171,7 @@ def try_out(trial: Trial) -> dict:
         scored[name] = row | {"shown": {how: score_at(model, passages, labels, threshold, called).f1 for how, called in trial.shown.items()}}
     return {"trial": asdict(trial), **told, "leaked": leaked, "tests": scored}
 
-# %% ../nbs/71_learning.ipynb #60a41215
+# %% ../nbs/71_learning.ipynb #f890f013
 def run_trials(trials: Iterable[Trial], *, at_once: int, file: str) -> list[dict]:
     "The results of trials, each in its own process, `at_once` at a time; those in `file` (JSON lines) are not run again. Raises RuntimeError with what a trial died of."
     from concurrent.futures import ThreadPoolExecutor
@@ -194,7 +194,7 @@ def run_trials(trials: Iterable[Trial], *, at_once: int, file: str) -> list[dict
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(run, trials))
 
-# %% ../nbs/71_learning.ipynb #1b63836b
+# %% ../nbs/71_learning.ipynb #1847adef
 def learning_table(results: Sequence[dict]) -> Table:
     "A row for each kind of trial and test set: minutes of the process, updates, and micro F1 over the seeds (mean, least, most)."
     from finerweb.metrics import across_seeds
