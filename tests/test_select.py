@@ -22,10 +22,11 @@ from finerweb.source import Document
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
 CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
-WORDS = """habari watoto mwaka nchini serikali wananchi shule walimu kijiji mkoani rais waziri kazi chakula maji barabara nyumba familia wakati siku kwamba katika pamoja lakini
-    wengi ambao wanaume wanawake vijana wazee mji mkuu jana leo kesho asubuhi jioni usiku mvua jua mlima ziwa bahari samaki wavuvi wakulima mashamba mazao bei soko biashara fedha benki
-    hospitali daktari wagonjwa dawa afya elimu chuo kikuu wanafunzi vitabu gazeti waandishi redio muziki ngoma wimbo mchezo timu mpira uwanja ushindi sheria mahakama polisi askari vita amani
-    uchaguzi kura chama viongozi mkutano safari ndege gari basi treni bandari mlango dirisha meza kiti""".split()
+WORDS = """habari watoto mwaka nchini serikali wananchi shule walimu kijiji mkoani rais waziri kazi chakula maji barabara nyumba familia wakati siku kwamba
+    katika pamoja lakini wengi ambao wanaume wanawake vijana wazee mji mkuu jana leo kesho asubuhi jioni usiku mvua jua mlima ziwa bahari samaki wavuvi
+    wakulima mashamba mazao bei soko biashara fedha benki hospitali daktari wagonjwa dawa afya elimu chuo kikuu wanafunzi vitabu gazeti waandishi redio
+    muziki ngoma wimbo mchezo timu mpira uwanja ushindi sheria mahakama polisi askari vita amani uchaguzi kura chama viongozi mkutano safari ndege gari
+    basi treni bandari mlango dirisha meza kiti""".split()
 
 
 def text(seed: int, words: int) -> str:
