@@ -238,15 +238,16 @@ def status(
 
 @app.command()
 def languages() -> None:
-    "The 91 languages: code, name, script, configuration in FineWeb-2."
+    "The 91 languages: code, name, script, direction, codes of language identification and translation (-: unknown there), configuration in FineWeb-2."
     from rich.console import Console
     from rich.table import Table
 
     from finerweb.languages import languages as all_languages
 
-    table = Table("code", "language", "script", "BCP 47", "source")
+    table = Table("code", "language", "script", "written", "BCP 47", "py3langid", "google", "source")
     for known in all_languages().values():
-        table.add_row(known.iso639_3, known.name, known.script, known.bcp47, f"{known.repository.split('/')[1]} {known.config}")
+        codes = (known.direction, known.bcp47, known.py3langid or "-", known.google or "-")
+        table.add_row(known.iso639_3, known.name, known.script, *codes, f"{known.repository.split('/')[1]} {known.config}")
     Console().print(table)
 
 # %% ../nbs/61_cli.ipynb #b17b6ea1
