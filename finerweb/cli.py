@@ -244,10 +244,10 @@ def languages() -> None:
 
     from finerweb.languages import languages as all_languages
 
-    table = Table("code", "language", "script", "written", "BCP 47", "py3langid", "google", "source")
+    table = Table("code", "language", "script", "way", "BCP 47", "py3langid", "google", "configuration")
     for known in all_languages().values():
         codes = (known.direction, known.bcp47, known.py3langid or "-", known.google or "-")
-        table.add_row(known.iso639_3, known.name, known.script, *codes, f"{known.repository.split('/')[1]} {known.config}")
+        table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
     Console().print(table)
 
 # %% ../nbs/61_cli.ipynb #b17b6ea1
