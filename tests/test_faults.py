@@ -224,7 +224,7 @@ def test_bad_documents_are_dropped_with_a_reason_and_the_others_go_on(finerweb, 
         assert max(len(d["text"]) for d in dropped) <= 20_000
         meta = json.loads((run / stage / "swh" / "meta.json").read_text())
         assert sum(meta["dropped"].values()) == len(dropped) and meta["rows"] + len(dropped) == meta["counts"]["documents_read"] == 32
-        assert reasons["good-0"] == "duplicate_id"
+        assert (reasons.get("good-0") or reasons.get("good-0#0")) == "duplicate_id"  # a document, or a passage of it
     assert {d["id"]: d["reason"] for d in dropped}["english#0"] == "english"
     rows = pq.read_table(run / "13_select" / "swh" / "rows.parquet").to_pylist()
     files = [f"good-{n}" for n in range(4)] + ["odd", "../../etc/passwd"], [f"good-{n}" for n in range(4, 8)]  # in whatever order
