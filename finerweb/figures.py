@@ -23,7 +23,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#767676"
 def png(figure: "Figure") -> bytes:  # noqa: F821
     "`figure` as a PNG file without names and dates."
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
     return file.getvalue()
 
 
