@@ -34,16 +34,9 @@ def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
 # %% ../nbs/73_quality.ipynb #a13ed505
 def auc(clean: list[float], noise: list[float]) -> float:
     "The share of pairs in which the clean one has the higher score; equal scores count half. Both lists have members."
-    ranked = sorted([(s, 1) for s in clean] + [(s, 0) for s in noise])
-    wins, below, n = 0.0, 0, 0
-    while n < len(ranked):
-        end = n
-        while end < len(ranked) and ranked[end][0] == ranked[n][0]:
-            end += 1
-        good = sum(c for _, c in ranked[n:end])
-        bad = end - n - good
-        wins, below, n = wins + good * (below + bad / 2), below + bad, end
-    return wins / (len(clean) * len(noise))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score([1] * len(clean) + [0] * len(noise), [*clean, *noise]))
 
 
 def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
@@ -99,9 +92,9 @@ def measure(
     "Rows of `separation` for the teachers and for a filter trained on `passages` of the rated chunks; `seen` is whether the language was trained on."
     import hashlib
 
-    from finerweb.scoring import score_passages
     from finerweb.filter import split, train_filter
     from finerweb.regressor import read_as_scores
+    from finerweb.scoring import score_passages
 
     learnt = [{**r, "target": r["score"]} for r in rows if not r["judged"] and r["language"] not in held_out]
     learnt = sorted(learnt, key=lambda r: hashlib.sha256(f"{seed} {r['id']}".encode()).digest())[:passages]

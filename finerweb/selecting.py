@@ -7,10 +7,8 @@ __all__ = ['mixed_pages', 'first_chunk', 'scoring_table', 'xlmr_sized', 'step_se
 
 # %% ../nbs/74_select.ipynb #16df6fe0
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 from .data import Table, asset
 from .languages import languages
@@ -52,10 +50,11 @@ def scoring_table(texts: list[str], tokenizer, model, *, precisions: tuple[str, 
     taken = in_turns({name: lambda name=name, task=task: scores.update({name: task()}) for name, task in tasks.items()}, repeats=repeats)
     moved = {name: max(abs(a - b) for a, b in zip(scores[name], scores["pipeline"], strict=True)) for name in tasks}
     rate = lambda name, side: len(texts) / taken[name][side]
-    return Table(
-        dict(way=name, clock=rate(name, 0), process=rate(name, 1), times=rate(name, 1) / rate("pipeline", 1), moved=moved[name])
-        for name in tasks
-    )
+    rows = Table()
+    for name in tasks:
+        row = dict(way=name, clock=rate(name, 0), process=rate(name, 1), times=rate(name, 1) / rate("pipeline", 1))
+        rows.append(row | dict(times_clock=rate(name, 0) / rate("pipeline", 0), moved=moved[name]))
+    return rows
 
 
 def xlmr_sized(tokenizer) -> "PreTrainedModel":  # noqa: F821
@@ -71,8 +70,8 @@ def xlmr_sized(tokenizer) -> "PreTrainedModel":  # noqa: F821
 def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str, float]:
     "Step -> median seconds of processor time for one document; reading is that of the parquet file or the sample that the first page is from."
     from finerweb.duplicates import NearDuplicates
-    from finerweb.languages import in_script, language
     from finerweb.identify import check_language
+    from finerweb.languages import in_script, language
 
     known = NearDuplicates(similarity=0.8, shingle=3)
     passages = [(code, first_chunk(code, page)) for code, page in pages]
@@ -87,16 +86,8 @@ def step_seconds(pages: list[tuple[str, Document]], *, repeats: int) -> dict[str
         "language": (lambda: [check_language(text, code) for code, text in passages], len(pages)),
         "duplicates": (lambda: [known.find(text, code) for code, text in passages], len(pages)),
     }
-    seconds = {}
-    for name, (task, count) in steps.items():
-        task()
-        times = []
-        for _ in range(repeats):
-            begun = time.process_time()
-            task()
-            times.append((time.process_time() - begun) / count)
-        seconds[name] = median(times)
-    return seconds
+    taken = in_turns({name: task for name, (task, _) in steps.items()}, repeats=repeats)
+    return {name: process / steps[name][1] for name, (_, process) in taken.items()}
 
 # %% ../nbs/74_select.ipynb #9ebe2f50
 def operations(*, layers: int, size: int, tokens: int) -> float:

@@ -6,29 +6,20 @@
 __all__ = ['rates', 'readers', 'datatrove_words', 'text_speed']
 
 # %% ../nbs/72_text.ipynb #c3c716b4
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 
 from .data import Table
 from .identify import check_language
 from .languages import language as find_language
+from .measure import in_turns
 from .segment import sentences, words
 
 # %% ../nbs/72_text.ipynb #e05038bf
 def rates(texts: Sequence[str], reads: dict[str, Callable[[str], object]], *, rounds: int) -> dict[str, float]:
-    "Megabytes of UTF-8 a second of process time for each function, run over all `texts` in turns: medians of `rounds`, after one text to warm up."
+    "Megabytes of UTF-8 a second of process time for each function, run over all `texts` in turns: medians of `rounds`."
     size = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
-    taken: dict[str, list[float]] = {name: [] for name in reads}
-    for read in reads.values():
-        read(texts[0])
-    for _ in range(rounds):
-        for name, read in reads.items():
-            began = time.process_time()
-            for text in texts:
-                read(text)
-            taken[name].append(time.process_time() - began)
-    return {name: size / median(seconds) for name, seconds in taken.items()}
+    taken = in_turns({name: lambda read=read: [read(text) for text in texts] for name, read in reads.items()}, repeats=rounds)
+    return {name: size / process for name, (_, process) in taken.items()}
 
 # %% ../nbs/72_text.ipynb #32397cc7
 def readers(language: str) -> dict[str, Callable[[str], object]]:
