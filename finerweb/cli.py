@@ -244,7 +244,7 @@ def languages() -> None:
 
     from finerweb.languages import languages as all_languages
 
-    table = Table("code", "language", "script", "way", "BCP 47", "py3langid", "google", "configuration")
+    table = Table("code", "language", "script", "way", "BCP 47", "py3langid", "google", "config")
     for known in all_languages().values():
         codes = (known.direction, known.bcp47, known.py3langid or "-", known.google or "-")
         table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
