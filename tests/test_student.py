@@ -10,7 +10,7 @@ from finerweb.asking import label_names  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
 from finerweb.cells import choose_labels, make_cells, make_examples, relation  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
-from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor  # noqa: E402
+from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
 from finerweb.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.scoring import score_passages  # noqa: E402
 from finerweb.segment import graphemes  # noqa: E402
@@ -251,3 +251,17 @@ def test_regressor_scores_any_text(tiny_encoder):
     scores = score_passages(HOSTILE, tokenizer, model, batch=4, max_length=64)
     assert len(scores) == len(HOSTILE) and all(s == s for s in scores)
     assert scores[4] == pytest.approx(score_passages([HOSTILE[4]], tokenizer, model, batch=1, max_length=64)[0], abs=1e-4)
+
+
+def test_shapes_are_the_same_in_all_scripts(tmp_path):
+    read = lambda text: shapes(torch.tensor([[ord(c) for c in text]]))
+    assert torch.equal(read("Anna, 1999?"), read("Ольг، 2547؟")) and not torch.equal(read("anna"), read("Anna"))
+    torch.manual_seed(0)
+    tokenizer, model = load_sequence_regressor("shapes")
+    score = lambda model, *texts: model(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits.squeeze(-1)
+    same, other, cyrillic = score(model.eval(), "Anna, 1999?", "Anna und Otto", "Ольг، 2547؟").tolist()
+    assert abs(same - cyrillic) < 1e-6 < abs(same - other)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_sequence_regressor(tmp_path)[1].eval()
+    assert again.config.shapes and torch.allclose(score(again, "Anna, 1999?"), torch.tensor([same]), atol=1e-6)
