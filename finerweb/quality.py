@@ -6,7 +6,7 @@
 __all__ = ['EVALUATION', 'human_labels', 'auc', 'separation', 'rated_chunks', 'to_learn', 'filter_for', 'measure', 'means',
            'without_scripts']
 
-# %% ../nbs/73_quality.ipynb #ce810984
+# %% ../nbs/73_quality.ipynb #ba815dc6
 import hashlib
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
-# %% ../nbs/73_quality.ipynb #7b999165
+# %% ../nbs/73_quality.ipynb #d688e74d
 EVALUATION = ("turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam")
 
 
@@ -34,7 +34,7 @@ def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
     noisy = source == "UD_English-EWT" and re.search("answers|email|reviews", kind)
     return [("ewt", 0)] if noisy else [("sms", 0)] if source == "sms-spam" else []
 
-# %% ../nbs/73_quality.ipynb #57233d31
+# %% ../nbs/73_quality.ipynb #4b68e8b1
 def auc(clean: list[float], noise: list[float]) -> float:
     "The share of pairs in which the clean one has the higher score; equal scores count half. Both lists have members."
     from sklearn.metrics import roc_auc_score
@@ -59,7 +59,7 @@ def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
         if min(len(clean), len(noise)) >= least
     ]
 
-# %% ../nbs/73_quality.ipynb #1a74266d
+# %% ../nbs/73_quality.ipynb #ff392f16
 def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
     "The rated chunks of one language's file: one chunk of at most `documents`, and the first four of each document that humans `judged`. `score` is the teachers' mean rating."
     import random
@@ -89,11 +89,11 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
     return found
 
 
-def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, seed: int) -> tuple[list[dict], list[dict]]:
-    "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages; of these the other half is asked about."
+def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, fold: int, seed: int) -> tuple[list[dict], list[dict]]:
+    "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages, those of half `fold`; the other half is asked about."
     drawn = lambda word: hashlib.sha256(f"{seed} {word}".encode()).digest()
     rows = sorted(rows, key=lambda r: drawn(r["id"]))
-    half = lambda r: r["judged"] and drawn(r["document"])[0] % 2 == 0
+    half = lambda r: r["judged"] and drawn(r["document"])[0] % 2 == fold
     allowed = [{**r, "target": r["score"]} for r in rows if r["language"] not in held_out]
     pages = [r for r in allowed if half(r)][: round(crawl * passages)]
     return pages + [r for r in allowed if not r["judged"]][: passages - len(pages)], [r for r in rows if r["judged"] and not half(r)]
@@ -116,11 +116,13 @@ def filter_for(rows: list[dict], *, encoder: str, loss: str, trained: str, folde
     return lambda rows: score_passages([r["text"] for r in rows], tokenizer, model, batch=how["batch"], max_length=longest)
 
 
-def measure(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, seed: int, **how) -> list[dict]:
-    "Rows of `separation` for the `teachers` and for a `filter` that learnt from them (`how`: see `filter_for`); `seen` is whether the language was learnt from."
-    learnt, asked = to_learn(rows, held_out=held_out, passages=passages, crawl=crawl, seed=seed)
-    found = filter_for(learnt, seed=seed, **how)(asked)
-    pairs = zip(separation(asked, least=10), separation([{**r, "score": s} for r, s in zip(asked, found, strict=True)], least=10), strict=True)
+def measure(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, seed: int, folder: Path, **how) -> list[dict]:
+    "Rows of `separation` for the `teachers` and for a `filter` that learnt from them, in two halves (`how`: see `filter_for`); `seen` is whether the language was learnt from."
+    scored = []
+    for fold in (0, 1):
+        learnt, asked = to_learn(rows, held_out=held_out, passages=passages, crawl=crawl, fold=fold, seed=seed)
+        scored += [{**r, "score": s} for r, s in zip(asked, filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(asked), strict=True)]
+    pairs = zip(separation([r for r in rows if r["judged"]], least=10), separation(scored, least=10), strict=True)
     return [{k: t[k] for k in ("set", "language", "clean", "noise")} | {"seen": t["language"] not in held_out, "teachers": t["auc"], "filter": f["auc"]} for t, f in pairs]
 
 
@@ -131,12 +133,12 @@ def means(found: list[dict], by: str) -> float:
         sets[row["set"]].append(row[by])
     return fmean(map(fmean, sets.values())) if sets else float("nan")
 
-# %% ../nbs/73_quality.ipynb #73ad0781
+# %% ../nbs/73_quality.ipynb #c31de695
 def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, least: int, seed: int, folder: Path, **how) -> list[dict]:
     "A row a script that has `least` passages: the rank correlation of filter and teachers on its passages, where the filter learnt `with` and `without` it."
     from scipy.stats import spearmanr
 
-    learnt, _ = to_learn(rows, held_out=[], passages=len(rows), crawl=0.5, seed=seed)
+    learnt, _ = to_learn(rows, held_out=[], passages=len(rows), crawl=0.5, fold=0, seed=seed)
     asked, learnt = [r for n, r in enumerate(learnt) if n % 5 == 0], [r for n, r in enumerate(learnt) if n % 5]
     order = {r["id"]: hashlib.sha256(f"{seed} {r['id']}".encode()).digest() for r in learnt}
     learnt.sort(key=lambda r: order[r["id"]])
