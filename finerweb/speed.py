@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rates', 'readers', 'datatrove_words', 'text_speed']
 
-# %% ../nbs/72_text.ipynb #85b28c52
+# %% ../nbs/72_text.ipynb #c3c716b4
 from collections.abc import Callable, Sequence
 
 from .data import Table
@@ -14,14 +14,14 @@ from .languages import language as find_language
 from .measure import in_turns
 from .segment import sentences, words
 
-# %% ../nbs/72_text.ipynb #cf7d5060
+# %% ../nbs/72_text.ipynb #e05038bf
 def rates(texts: Sequence[str], reads: dict[str, Callable[[str], object]], *, rounds: int) -> dict[str, float]:
     "Megabytes of UTF-8 a second of process time for each function, run over all `texts` in turns: medians of `rounds`."
     size = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
     taken = in_turns({name: lambda read=read: [read(text) for text in texts] for name, read in reads.items()}, repeats=rounds)
     return {name: size / process for name, (_, process) in taken.items()}
 
-# %% ../nbs/72_text.ipynb #973973c5
+# %% ../nbs/72_text.ipynb #32397cc7
 def readers(language: str) -> dict[str, Callable[[str], object]]:
     "What this package does with a page of a language, by name."
     return {
