@@ -6,7 +6,6 @@
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
 # %% ../nbs/13_select.ipynb #9775f017
-import hashlib
 import math
 from bisect import bisect_left, insort
 from collections import Counter
@@ -18,7 +17,7 @@ from .identify import check_language
 from .languages import in_script
 from .languages import language as find_language
 from .segment import chunks
-from .source import Document, passage_row
+from .source import Document, Dropped, passage_row
 
 # %% ../nbs/13_select.ipynb #3ea89cab
 def cut_documents(
@@ -125,19 +124,13 @@ class Selection:
 
     def __init__(self, held: Held, *, examples: int):
         "`examples`: rows let go that are kept, of each reason."
-        self.held, self.most, self.read, self.dropped = held, examples, 0, Counter()
+        self.held, self.read, self.dropped = held, 0, Dropped(held.language, most=examples, characters=20_000)
         self.scores = Counter()  # lower edge of a bin -> passages that the filter read
-        self._examples: dict[str, list[tuple[str, int, dict]]] = {}
 
     def add(self, row: dict, reason: str, detail: str) -> None:
         "The next document of the stream."
-        for gone, why, more in [(row, reason, detail)] if reason else self.held.offer(self.read, row):
-            self.dropped[why] += 1
-            drawn = hashlib.blake2b(gone["id"].encode("utf-8", "replace"), digest_size=8).hexdigest()
-            kept = self._examples.setdefault(why, [])
-            if self.most and (len(kept) < self.most or drawn < kept[-1][0]):
-                insort(kept, (drawn, self.read, gone | {"text": gone["text"][:20_000], "reason": why, "detail": more}), key=lambda x: x[:2])
-                del kept[self.most :]
+        for gone in [(row, reason, detail)] if reason else self.held.offer(self.read, row):
+            self.dropped.add(*gone)
         self.read += 1
 
     @property
@@ -149,19 +142,14 @@ class Selection:
         "What is held, in the order of the stream, under the published identifiers: `tha_0`, `tha_1`, …"
         return [row | {"id": f"{self.held.language}_{n}"} for n, (_, row) in enumerate(sorted(self.held.rows.items()))]
 
-    def examples(self) -> list[dict]:
-        "Some of what was let go, with `reason` and `detail`."
-        return [row for _, kept in sorted(self._examples.items()) for _, _, row in kept]
-
     def work(self) -> dict:
         "All of it, as JSON can hold it."
-        held = sorted(self.held.rows.items())
-        return dict(read=self.read, held=held, dropped=self.dropped, scores=self.scores, examples=self._examples)
+        return dict(read=self.read, held=sorted(self.held.rows.items()), dropped=self.dropped.work(), scores=self.scores)
 
     def go_on(self, work: dict) -> None:
         "Takes up what `work()` gave, in an empty selection."
-        self.read, self.dropped, self.scores = work["read"], Counter(work["dropped"]), Counter(work["scores"])
-        self._examples = {reason: [tuple(x) for x in kept] for reason, kept in work["examples"].items()}
+        self.read, self.scores = work["read"], Counter(work["scores"])
+        self.dropped.go_on(work["dropped"])
         for place, row in work["held"]:
             self.held.rows[place] = row
             self.held._take(place)

@@ -15,10 +15,12 @@ import os
 import re
 import sys
 import time
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 
 from .data import asset, storable
 from .languages import language as find_language
@@ -197,20 +199,33 @@ def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: i
 
 # %% ../nbs/08_source.ipynb #24f5dcf5
 class Dropped:
-    "Documents that are not used, with the reason: the first `most` of each reason, and how many there are."
+    "What is not used, with the reason: how many of each reason, and `most` of them, their texts cut to so many `characters`."
 
-    def __init__(self, language: str, *, most: int = 1000):
-        self.language, self.most, self.counts, self._kept = language, most, Counter(), []
+    def __init__(self, language: str, *, most: int = 1000, characters: int = 2000):
+        self.language, self.most, self.characters, self.counts = language, most, characters, Counter()
+        self._kept: dict[str, list[tuple[str, dict]]] = {}
 
-    def add(self, document: Document, reason: str, detail: str = "") -> None:
-        "Counts a document, and keeps the beginning of it."
+    def add(self, row: dict, reason: str, detail: str = "") -> None:
+        "Counts a row with `id` and `text`, and may keep the beginning of it."
         self.counts[reason] += 1
-        if self.counts[reason] <= self.most:
-            self._kept.append({"id": document.id, "language": self.language, "text": document.text[:2000], "reason": reason, "detail": detail})
+        drawn = hashlib.blake2b(row["id"].encode("utf-8", "replace"), digest_size=8).hexdigest()
+        kept = self._kept.setdefault(reason, [])
+        if self.most and (len(kept) < self.most or drawn < kept[-1][0]):
+            told = {"text": row["text"][: self.characters], "language": self.language, "reason": reason, "detail": detail}
+            insort(kept, (drawn, row | told), key=itemgetter(0))
+            del kept[self.most :]
 
     def rows(self) -> list[dict]:
-        "What was kept."
-        return list(self._kept)
+        "What was kept, with `reason` and `detail`."
+        return [row for _, kept in sorted(self._kept.items()) for _, row in kept]
+
+    def work(self) -> dict:
+        "All of it, as JSON can hold it."
+        return dict(counts=self.counts, kept=self._kept)
+
+    def go_on(self, work: dict) -> None:
+        "Takes up what `work()` gave."
+        self.counts, self._kept = Counter(work["counts"]), {reason: [tuple(x) for x in kept] for reason, kept in work["kept"].items()}
 
 # %% ../nbs/08_source.ipynb #e8846fed
 def source_fingerprint(source: str, language: str) -> str:
