@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #9775f017
+# %% ../nbs/13_select.ipynb #4156dc9f
 import hashlib
 import math
 from bisect import bisect_left, insort
@@ -20,7 +20,7 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #3ea89cab
+# %% ../nbs/13_select.ipynb #d15c82bc
 def cut_documents(
     documents: Iterable[Document], language: str, *, rated: frozenset[str], words_per_chunk: int, min_words: int, policy: str, most_chunks: int, block: int,
 ) -> Iterator[list[tuple[Document, str, list[tuple[int, int]]]]]:  # fmt: skip
@@ -34,7 +34,7 @@ def cut_documents(
             found.append((document, reason or ("" if spans else "too_short"), spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #1484926f
+# %% ../nbs/13_select.ipynb #34eecf73
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -67,7 +67,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #cd009472
+# %% ../nbs/13_select.ipynb #b4eb304f
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -119,13 +119,14 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #999831dc
+# %% ../nbs/13_select.ipynb #a9ab413a
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
     def __init__(self, held: Held, *, examples: int):
         "`examples`: rows let go that are kept, of each reason."
         self.held, self.most, self.read, self.dropped = held, examples, 0, Counter()
+        self.place: tuple[str, int] | None = None  # (shard, row) of the last document that was read
         self.scores = Counter()  # lower edge of a bin -> passages that the filter read
         self._examples: dict[str, list[tuple[str, int, dict]]] = {}
 
@@ -156,17 +157,17 @@ class Selection:
     def work(self) -> dict:
         "All of it, as JSON can hold it."
         held = sorted(self.held.rows.items())
-        return dict(read=self.read, held=held, dropped=self.dropped, scores=self.scores, examples=self._examples)
+        return dict(read=self.read, place=self.place, held=held, dropped=self.dropped, scores=self.scores, examples=self._examples)
 
     def go_on(self, work: dict) -> None:
         "Takes up what `work()` gave, in an empty selection."
-        self.read, self.dropped, self.scores = work["read"], Counter(work["dropped"]), Counter(work["scores"])
+        self.read, self.place, self.dropped, self.scores = work["read"], work["place"], Counter(work["dropped"]), Counter(work["scores"])
         self._examples = {reason: [tuple(x) for x in kept] for reason, kept in work["examples"].items()}
         for place, row in work["held"]:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #cfaf929e
+# %% ../nbs/13_select.ipynb #66b50d73
 _WIDTH = 0.05
 
 

@@ -18,7 +18,7 @@ from finerweb.data import asset
 from finerweb.duplicates import NearDuplicates, sketch
 from finerweb.scoring import batches, one_ahead
 from finerweb.select import Held, Selection, cut_documents, first_good_chunks, score_bin
-from finerweb.source import Document
+from finerweb.source import Document, documents
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
 CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
@@ -311,8 +311,9 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(stage, tmp_path):
     os.kill(broken.pid, signal.SIGKILL)
     broken.communicate()
     assert not (left.parent / "meta.json").exists()
-    read = json.loads(left.read_text())["work"]["read"]
-    assert 0 < read < 400 and read % 16 == 0
+    work = json.loads(left.read_text())["work"]
+    read, last = work["read"], list(documents(str(tmp_path / "crawl"), "swh", seed=13))[work["read"] - 1]
+    assert 0 < read < 400 and read % 16 == 0 and work["place"] == [last.shard, last.row]
     again = stage("broken")
     said = again.communicate(timeout=600)[0]
     assert again.returncode == 0 and f"goes on after {read} documents" in said, said
