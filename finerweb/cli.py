@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_selections',
            'show_plan', 'estimate', 'show_spending', 'status', 'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #ebb13995
+# %% ../nbs/61_cli.ipynb #b9f24fc6
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #80bdf16e
+# %% ../nbs/61_cli.ipynb #de2c618e
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str], released: str = "") -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -48,7 +48,7 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #ebdd71ff
+# %% ../nbs/61_cli.ipynb #61e2eb03
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
@@ -81,7 +81,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #3a227264
+# %% ../nbs/61_cli.ipynb #2e6db2fd
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -127,7 +127,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #21bcea62
+# %% ../nbs/61_cli.ipynb #b0d6a0ac
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -138,7 +138,8 @@ def show_states(console: "rich.console.Console", tasks: list, states: Counter, h
         dropped = Counter()
         for meta in metas:
             dropped.update(meta["dropped"])
-        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common(3))
+        first = sorted(dropped.items(), key=lambda x: (x[0] != "unreadable_file", -x[1]))[:3]  # a file that is lost weighs more than any number of pages
+        reasons = ", ".join(f"{n} {reason}" for reason, n in first)
         rows, seconds = sum(m["rows"] or 0 for m in metas), sum(m["seconds"] for m in metas)
         table.add_row(stage, *(str(states[stage, s] or "") for s in ("done", "skip", "fail")), str(rows or ""), rich_escape(reasons), f"{seconds:.0f}")
     console.print(table)
@@ -189,7 +190,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #04ea7fa7
+# %% ../nbs/61_cli.ipynb #408c898e
 @app.command()
 def estimate(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
@@ -214,7 +215,7 @@ def estimate(
     else:
         print(f"Profile {chosen.name} has nothing left to ask a language model: it costs nothing.")
 
-# %% ../nbs/61_cli.ipynb #b002d5b3
+# %% ../nbs/61_cli.ipynb #918e4470
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table
@@ -272,7 +273,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #5add9306
+# %% ../nbs/61_cli.ipynb #55d2903b
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

@@ -6,7 +6,7 @@
 __all__ = ['REPORTED', 'OURS', 'PAPER_SETS', 'paper_rows', 'filter_lines', 'filter_table', 'selection_table', 'dataset_table',
            'student_table', 'language_table', 'merging_table', 'readable', 'write_table']
 
-# %% ../nbs/51_tables.ipynb #2a7930a8
+# %% ../nbs/51_tables.ipynb #5865aa21
 import csv
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from .data import Table, asset
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/51_tables.ipynb #d1b388dc
+# %% ../nbs/51_tables.ipynb #9a644a06
 REPORTED, OURS = "reported", "this run"
 
 
@@ -32,7 +32,7 @@ def paper_rows(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as file:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
-# %% ../nbs/51_tables.ipynb #80711c4d
+# %% ../nbs/51_tables.ipynb #4ef8cd47
 def filter_lines(filters: list[dict]) -> list[dict]:
     "One entry for each filter but for its seed, from `{parameters, scores}` of each: what it is (`key`), and the scores of its seeds."
     lines: dict[tuple, list[dict]] = {}
@@ -63,7 +63,7 @@ def filter_table(filters: list[dict]) -> list[dict]:
             rows.append(row | {"spread": stdev(f1) if len(f1) > 1 else None})
     return rows
 
-# %% ../nbs/51_tables.ipynb #29f14409
+# %% ../nbs/51_tables.ipynb #731be02c
 def selection_table(selections: dict[str, dict]) -> list[dict]:
     """A row for each language and one for all, from the `meta.json` of each `13_select`: documents read, passages scored and kept, documents rejected for
     each reason. Raises ValueError if they do not add up."""
@@ -78,7 +78,7 @@ def selection_table(selections: dict[str, dict]) -> list[dict]:
     rows = [{"language": c, **numbers(m), **{r: m["dropped"].get(r, 0) for r in reasons}} for c, m in sorted(selections.items())]
     return rows + [{"language": "all", **{name: sum(row[name] for row in rows) for name in rows[0] if name != "language"}}] if rows else []
 
-# %% ../nbs/51_tables.ipynb #9d8d91ab
+# %% ../nbs/51_tables.ipynb #e1d28616
 _SIZES = ("passages", "characters a passage", "annotations a passage", "types a passage", "distinct types", "languages")
 
 
@@ -98,7 +98,7 @@ def dataset_table(statistics: list[dict], *, run: str) -> list[dict]:
         rows.append({"source": OURS, "dataset": f"{run}, {annotator}", **dict(zip(_SIZES, sizes, strict=True))})
     return rows
 
-# %% ../nbs/51_tables.ipynb #1228fb84
+# %% ../nbs/51_tables.ipynb #b4e0825d
 # Test set of the package -> column of the paper's table, language, what keeps the two from being the same.
 PAPER_SETS = {
     "conll2003": ("conll2003_eng", "eng", ""),
@@ -130,7 +130,7 @@ def student_table(
         lines.setdefault(same if same in PAPER_SETS else e["benchmark"], []).append(row)
     return [row for rows in lines.values() for row in rows]
 
-# %% ../nbs/51_tables.ipynb #53395632
+# %% ../nbs/51_tables.ipynb #9241cbf4
 def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]:
     "Tables 8 and 9 for the languages of this run: passages, length, annotations a passage and distinct types, of each teacher and merged."
     annotators = {f"teacher {n}": name for n, name in enumerate(teachers, 1)} | {"merged": "merged"}
@@ -151,7 +151,7 @@ def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]
     counts = ("passages", "distinct types")
     return [{k: int(v) if k.startswith(counts) and v is not None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/51_tables.ipynb #8d00a568
+# %% ../nbs/51_tables.ipynb #402d1687
 def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     "The shares that the paper reports, then this run's, from the counts of `15_align` (by teacher) and `16_merge`, each summed over languages."
     rows = [{"source": REPORTED, **r} for r in paper_rows(asset("paper/merging.csv"))]
@@ -165,7 +165,7 @@ def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     share("annotations kept", "all", sum(merged.get(f"{t}_kept", 0) for t in aligned), merged.get("annotations", 0))
     return rows
 
-# %% ../nbs/51_tables.ipynb #72b7bf3f
+# %% ../nbs/51_tables.ipynb #4396f893
 def readable(rows: list[dict]) -> Table:
     "`rows` with every cell as a text to be read."
 
