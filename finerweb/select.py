@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #4156dc9f
+# %% ../nbs/13_select.ipynb #895f0c17
 import hashlib
 import math
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from .duplicates import NearDuplicates
@@ -20,7 +21,10 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, passage_row
 
-# %% ../nbs/13_select.ipynb #d15c82bc
+# %% ../nbs/13_select.ipynb #f0e446f4
+_HARDLY = 0.02  # of the letters; a page of two languages can begin with a good chunk: its chunks are asked one by one
+
+
 def cut_documents(
     documents: Iterable[Document], language: str, *, rated: frozenset[str], words_per_chunk: int, min_words: int, policy: str, most_chunks: int, block: int,
 ) -> Iterator[list[tuple[Document, str, list[tuple[int, int]]]]]:  # fmt: skip
@@ -29,12 +33,16 @@ def cut_documents(
     while group := list(islice(stream, block)):
         found = []
         for document in group:
-            reason = document.reason or ("rated" if document.id in rated else "" if in_script(document.text, script) >= 0.25 else "other_script")
-            spans = [] if reason else chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words, policy=policy)[: most_chunks or None]
-            found.append((document, reason or ("" if spans else "too_short"), spans))
+            reason, detail, spans = document.reason or ("rated" if document.id in rated else ""), document.detail, []
+            if not reason and (share := in_script(document.text, script)) < _HARDLY:
+                reason, detail = "other_script", f"{share:.3f} of the letters are {script}"
+            elif not reason:
+                spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words, policy=policy)[: most_chunks or None]
+                reason, detail = ("", "") if spans else ("too_short", f"under {min_words} words")
+            found.append((replace(document, detail=detail), reason, spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #34eecf73
+# %% ../nbs/13_select.ipynb #ff771f2a
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -67,7 +75,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #b4eb304f
+# %% ../nbs/13_select.ipynb #356cd77c
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -119,7 +127,7 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #a9ab413a
+# %% ../nbs/13_select.ipynb #9e4d6c02
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
@@ -167,7 +175,7 @@ class Selection:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #66b50d73
+# %% ../nbs/13_select.ipynb #4b882732
 _WIDTH = 0.05
 
 

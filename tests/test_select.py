@@ -236,6 +236,13 @@ def test_memory_does_not_grow_with_what_is_rejected():
     assert grown < 500_000, f"20,000 rejected passages of 3 kB left {grown} bytes behind"
 
 
+def test_a_page_that_goes_on_in_another_script_keeps_its_good_chunk():
+    page = Document("both", text(1, 20) + " " + "ไทยแลนด์ " * 400)
+    done = select([page, Document("thai", "ไทยแลนด์ " * 400)], Selection(held(), examples=9), scoring=lambda texts: [0.7] * len(texts))
+    assert [r["id"] for r in done.rows()] == ["swh_0"] and done.rows()[0]["text"] == page.text[: len(text(1, 20))]
+    assert [(r["document_id"], r["reason"], r["detail"]) for r in done.examples()] == [("thai", "other_script", "0.000 of the letters are Latn")]
+
+
 def test_bad_documents_and_bad_scores_have_their_reasons():
     english = (asset("sample") / "eng.jsonl").read_text(encoding="utf-8").splitlines()[0]
     documents = [
