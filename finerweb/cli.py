@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'estimate',
            'show_spending', 'status', 'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #98a530d3
+# %% ../nbs/61_cli.ipynb #621f60e9
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #71d7980e
+# %% ../nbs/61_cli.ipynb #8a52a454
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str], released: str = "") -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -48,7 +48,7 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #6b73d6f9
+# %% ../nbs/61_cli.ipynb #f3a3fe03
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
@@ -81,7 +81,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #75fc9cc9
+# %% ../nbs/61_cli.ipynb #fd88ed40
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -127,7 +127,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #fe4af9fa
+# %% ../nbs/61_cli.ipynb #96d71459
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -138,7 +138,8 @@ def show_states(console: "rich.console.Console", tasks: list, states: Counter, h
         dropped = Counter()
         for meta in metas:
             dropped.update(meta["dropped"])
-        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common(3))
+        first = sorted(dropped.items(), key=lambda x: (x[0] != "unreadable_file", -x[1]))[:3]  # a file that is lost weighs more than any number of pages
+        reasons = ", ".join(f"{n} {reason}" for reason, n in first)
         rows, seconds = sum(m["rows"] or 0 for m in metas), sum(m["seconds"] for m in metas)
         table.add_row(stage, *(str(states[stage, s] or "") for s in ("done", "skip", "fail")), str(rows or ""), rich_escape(reasons), f"{seconds:.0f}")
     console.print(table)
@@ -170,7 +171,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #22a7e3cb
+# %% ../nbs/61_cli.ipynb #0780186c
 @app.command()
 def estimate(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
@@ -195,7 +196,7 @@ def estimate(
     else:
         print(f"Profile {chosen.name} has nothing left to ask a language model: it costs nothing.")
 
-# %% ../nbs/61_cli.ipynb #6c1145dc
+# %% ../nbs/61_cli.ipynb #e5507046
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table
@@ -215,6 +216,7 @@ def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: 
 def status(
     name: Annotated[str, typer.Option("--run", help="One run; all if not given.")] = "",
     home: Annotated[str, typer.Option(help="Folder of the runs; FINERWEB_HOME or ./runs if not given.")] = "",
+    each: Annotated[bool, typer.Option("--each", help="A row for each language: what was selected, what was rejected and why, seconds.")] = False,
 ) -> None:
     "What the runs hold: finished tasks, rows, drops, scores, and what language models were paid."
     from rich.console import Console
@@ -232,6 +234,10 @@ def status(
             raise _stop(f"{folder / run / 'profile.yaml'}: {error}") from None
         console.print(f"\n[bold]{run}[/bold]: {sum(states.values())} of {len(tasks)} tasks up to date")
         show_states(console, tasks, states, home, run)
+        if each:
+            from finerweb.tables import show_selections
+
+            show_selections(console, {(t.stage, t.key): m for t in tasks if (m := read_meta(output_folder(home, run, t.stage, t.key)))})
         show_scores(console, tasks, home, run)
     show_spending(console, home)
 
@@ -250,7 +256,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #b17b6ea1
+# %% ../nbs/61_cli.ipynb #831ca03e
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #9775f017
+# %% ../nbs/13_select.ipynb #003a2a54
 import math
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from .duplicates import NearDuplicates
@@ -19,7 +20,10 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, Dropped, passage_row
 
-# %% ../nbs/13_select.ipynb #3ea89cab
+# %% ../nbs/13_select.ipynb #72a5a484
+_HARDLY = 0.02  # of the letters; a page of two languages can begin with a good chunk: its chunks are asked one by one
+
+
 def cut_documents(
     documents: Iterable[Document], language: str, *, rated: frozenset[str], words_per_chunk: int, min_words: int, policy: str, most_chunks: int, block: int,
 ) -> Iterator[list[tuple[Document, str, list[tuple[int, int]]]]]:  # fmt: skip
@@ -28,12 +32,16 @@ def cut_documents(
     while group := list(islice(stream, block)):
         found = []
         for document in group:
-            reason = document.reason or ("rated" if document.id in rated else "" if in_script(document.text, script) >= 0.25 else "other_script")
-            spans = [] if reason else chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words, policy=policy)[: most_chunks or None]
-            found.append((document, reason or ("" if spans else "too_short"), spans))
+            reason, detail, spans = document.reason or ("rated" if document.id in rated else ""), document.detail, []
+            if not reason and (share := in_script(document.text, script)) < _HARDLY:
+                reason, detail = "other_script", f"{share:.3f} of the letters are {script}"
+            elif not reason:
+                spans = chunks(document.text, language, words_per_chunk=words_per_chunk, min_words=min_words, policy=policy)[: most_chunks or None]
+                reason, detail = ("", "") if spans else ("too_short", f"under {min_words} words")
+            found.append((replace(document, detail=detail), reason, spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #1484926f
+# %% ../nbs/13_select.ipynb #0bf43b03
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -66,7 +74,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #cd009472
+# %% ../nbs/13_select.ipynb #b5cb4a80
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -118,13 +126,14 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #999831dc
+# %% ../nbs/13_select.ipynb #d5334869
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
     def __init__(self, held: Held, *, examples: int):
         "`examples`: rows let go that are kept, of each reason."
         self.held, self.read, self.dropped = held, 0, Dropped(held.language, most=examples, characters=20_000)
+        self.place: tuple[str, int] | None = None  # (shard, row) of the last document that was read
         self.scores = Counter()  # lower edge of a bin -> passages that the filter read
 
     def add(self, row: dict, reason: str, detail: str) -> None:
@@ -144,17 +153,17 @@ class Selection:
 
     def work(self) -> dict:
         "All of it, as JSON can hold it."
-        return dict(read=self.read, held=sorted(self.held.rows.items()), dropped=self.dropped.work(), scores=self.scores)
+        return dict(read=self.read, place=self.place, held=sorted(self.held.rows.items()), dropped=self.dropped.work(), scores=self.scores)
 
     def go_on(self, work: dict) -> None:
         "Takes up what `work()` gave, in an empty selection."
-        self.read, self.scores = work["read"], Counter(work["scores"])
+        self.read, self.place, self.scores = work["read"], work["place"], Counter(work["scores"])
         self.dropped.go_on(work["dropped"])
         for place, row in work["held"]:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #cfaf929e
+# %% ../nbs/13_select.ipynb #9f29f1dc
 _WIDTH = 0.05
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finerweb import rows as rows_module
+from finerweb import source
 from finerweb.corpus import draw
 from finerweb.rows import Shard
 from finerweb.shards import local_shards
@@ -263,6 +264,21 @@ def test_a_pool_is_full_and_in_equal_shares_as_far_as_the_shards_reach(tmp_path,
     assert len(found) == len({d.id for d in found}) == min(pool or 999, sum(sizes))
     if pool == 24:
         assert sorted(sum(d.shard == s.name for d in found) for s in shards(str(folder), "swh", seed=7)) == [3, 4, 4, 4, 4, 5]
+
+
+def test_reading_goes_on_behind_any_row_and_reads_nothing_before_it(tmp_path, monkeypatch):
+    folder, begun = write_shards(tmp_path / "swh", shards=3, rows=7), []
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    whole, rows = list(documents(str(folder), "swh", seed=1)), source.rows
+    assert len(whole) == 22 and sum(d.row < 0 for d in whole) == 1
+    monkeypatch.setattr(source, "rows", lambda shard, start: begun.append((shard.name, start)) or rows(shard, start=start))
+    for n, last in enumerate(whole):
+        begun.clear()
+        assert list(documents(str(folder), "swh", seed=1, after=(last.shard, last.row))) == whole[n + 1 :]
+        due = [] if last.row < 0 else [(last.shard, last.row + 1)]
+        assert begun == due + [(name, 0) for name in dict.fromkeys(d.shard for d in whole[n:]) if name != last.shard]
+    with pytest.raises(ValueError, match=r"gone\.parquet, where reading was to go on, is no longer among the 4 files"):
+        next(documents(str(folder), "swh", seed=1, after=("gone.parquet", 3)))
 
 
 def test_workers_draw_what_one_draws(tmp_path):
