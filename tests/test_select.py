@@ -276,8 +276,8 @@ for cell in cells:
 
 
 @pytest.fixture
-def stage(tiny_encoder, environment, tmp_path):
-    "`stage(home, **parameters)`: starts the notebook's stage in a process of its own on 400 pages; a filter and the rated passages are there."
+def stage(tiny_encoder, one_thread, tmp_path):
+    "`stage(home, **parameters)`: the parameters of the notebook's stage on 400 pages, as JSON; a filter and the rated passages are there."
     import torch
     from finerweb.encoder import load_sequence_regressor
     from finerweb.source import passage_row
@@ -292,7 +292,7 @@ def stage(tiny_encoder, environment, tmp_path):
     torch.manual_seed(0)
     tokenizer, model = load_sequence_regressor(tiny_encoder)
 
-    def start(home: str, **changes) -> subprocess.Popen:
+    def prepare(home: str, **changes) -> str:
         folder = str(tmp_path / home)
         if not (tmp_path / home).exists():
             Task(folder, "small", "10_corpus", ("swh",), parameters={}).write([passage_row(d, "swh", "Latn", (0, 100), 0) for d in everything[:4]])
@@ -301,29 +301,34 @@ def stage(tiny_encoder, environment, tmp_path):
             tokenizer.save_pretrained(task.folder / ".incoming" / "model")
             task.close()
         given = dict(home=folder, run="small", language="swh", source=str(tmp_path / "crawl"), passages=2000, threshold=0.0, max_length=64, block=16)
-        command = [sys.executable, "-c", STAGE, json.dumps(given | dict(examples=20, save_every=0.0) | changes)]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return json.dumps(given | dict(examples=20, save_every=0.0) | changes)
 
-    return start
+    return prepare
 
 
-def test_a_killed_selection_goes_on_to_the_same_bytes(stage, tmp_path):
-    unbroken = stage("whole")
-    said = unbroken.communicate(timeout=600)[0]
-    assert unbroken.returncode == 0, said
-    broken, left = stage("broken"), tmp_path / "broken/small/13_select/swh/unfinished.json"
+def run_here(given: str, monkeypatch) -> None:
+    "The stage in this process, which has its libraries already."
+    monkeypatch.setattr(sys, "argv", ["stage", given])
+    exec(STAGE, {})
+
+
+def test_a_killed_selection_goes_on_to_the_same_bytes(stage, environment, tmp_path, monkeypatch, capsys):
+    command = [sys.executable, "-c", STAGE, stage("broken")]
+    broken = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    left = tmp_path / "broken/small/13_select/swh/unfinished.json"
     while not left.exists():
         assert broken.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)
     os.kill(broken.pid, signal.SIGKILL)
-    broken.communicate()
+    broken.wait()
     assert not (left.parent / "meta.json").exists()
     work = json.loads(left.read_text())["work"]
     read, last = work["read"], list(documents(str(tmp_path / "crawl"), "swh", seed=13))[work["read"] - 1]
     assert 0 < read < 400 and read % 16 == 0 and work["place"] == [last.shard, last.row]
-    again = stage("broken")
-    said = again.communicate(timeout=600)[0]
-    assert again.returncode == 0 and f"goes on after {read} documents" in said, said
+    capsys.readouterr()
+    run_here(stage("broken"), monkeypatch)
+    assert f"goes on after {read} documents" in capsys.readouterr().out
+    run_here(stage("whole"), monkeypatch)
     mine, theirs = left.parent, tmp_path / "whole/small/13_select/swh"
     assert sorted(p.name for p in mine.iterdir()) == ["dropped.parquet", "meta.json", "rows.parquet", "scores.json"]
     for name in ("dropped.parquet", "rows.parquet", "scores.json"):
@@ -334,16 +339,13 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(stage, tmp_path):
     assert pq.read_metadata(mine / "dropped.parquet").num_rows < sum(metas[0]["dropped"].values()), "some of the rejected are kept, all are counted"
 
 
-def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path):
+def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path, monkeypatch):
     import torch
     from finerweb.encoder import load_sequence_regressor
 
-    first = stage("whole")  # for its inputs only
-    first.kill()
-    first.communicate()
+    given = stage("whole", passages=5)
     _, model = load_sequence_regressor(tiny_encoder)
     model.classifier.weight.data.fill_(torch.nan)
     model.save_pretrained(tmp_path / "whole/small/12_filter/model")
-    broken = stage("whole", passages=5)
-    said = broken.communicate(timeout=600)[0]
-    assert broken.returncode and "the filter gave no number for any of" in said and "12_filter" in said
+    with pytest.raises(ValueError, match="the filter gave no number for any of .* delete its folder, 12_filter"):
+        run_here(given, monkeypatch)
