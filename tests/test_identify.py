@@ -55,6 +55,15 @@ def test_english_between_the_sentences_is_seen(code: str) -> None:
     assert check_language(ADVERT * 3, code)[0] == ("english" if language(code).script == "Latn" else "other_script")
 
 
+def test_half_english_is_kept_and_four_fifths_are_not() -> None:
+    page = max((d.text for d in documents("sample", "swh", seed=0)), key=len)[:1200]
+    letters = lambda text: sum(map(str.isalpha, text))
+    for share, reason in ((0.5, ""), (0.8, "english")):
+        english = (ADVERT * 100)[: round(letters(page) * share / (1 - share) * len(ADVERT) / letters(ADVERT))]
+        for mixed in (f"{page}\n{english}", f"{english}\n{page}"):
+            assert check_language(mixed, "swh")[0] == reason, (share, check_language(mixed, "swh"))
+
+
 def test_every_language_of_the_sample_is_told_from_every_other() -> None:
     first = lambda code: next(d.text for d in documents("sample", code, seed=0) if in_script(d.text, language(code).script) > 0.9)
     texts = {code: first(code) for code in ("arb", "eng", "hin", "swh", "tha")}
