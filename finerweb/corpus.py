@@ -35,15 +35,15 @@ def draw(
     numbers, read = set(), 0
     for document in documents:
         read += 1
-        number = random_number(seed, document.id)
+        number, told = random_number(seed, document.id), {"id": document.id, "text": document.text}
         if document.reason:
-            dropped.add(document, document.reason, document.detail)
+            dropped.add(told, document.reason, document.detail)
         elif number in numbers:
-            dropped.add(document, "duplicate_id", f"{document.shard}:{document.row}")
+            dropped.add(told, "duplicate_id", f"{document.shard}:{document.row}")
         elif len(best) < n or number < -best[0][0]:
             row, reason, detail = row_of(document)
             if row is None:
-                dropped.add(document, reason, detail)
+                dropped.add(told, reason, detail)
                 continue
             heapq.heappush(best, (-number, document.id, row))
             numbers.add(number)

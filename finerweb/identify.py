@@ -116,7 +116,7 @@ _SETS = (("bos", "hrv", "srp"), ("ind", "zsm"), ("jav", "sun"))
 _OFTEN = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
 _RARELY = 4  # in a thousand characters; English has twenty to thirty
 _LEAST, _MOST = 0.25, 0.5  # of the letters in the script
-_ENGLISH = 0.75  # of the letters
+_ENGLISH, _TOO = 0.75, 0.6  # of the letters in English sentences; the second where the whole is called English too
 
 
 def confusable(language: str) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def check_language(text: str, language: str) -> tuple[str, str]:
     text = text[:_ENOUGH]
     if expected.iso639_3 != "eng" and (best == "eng" or 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text)):
         english = english_share(text, language)
-        if english >= (_MOST if best == "eng" and probability >= _MOST else _ENGLISH):
+        if english >= (_TOO if best == "eng" and probability >= _MOST else _ENGLISH):
             return "english", f"{english:.2f} of the letters are English"
     if best in (*confusable(language), "eng") or probability < _MOST:
         return "", f"{best} ({probability:.2f})"

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #895f0c17
-import hashlib
+# %% ../nbs/13_select.ipynb #22db37b2
 import math
 from bisect import bisect_left, insort
 from collections import Counter
@@ -19,9 +18,9 @@ from .identify import check_language
 from .languages import in_script
 from .languages import language as find_language
 from .segment import chunks
-from .source import Document, passage_row
+from .source import Document, Dropped, passage_row
 
-# %% ../nbs/13_select.ipynb #f0e446f4
+# %% ../nbs/13_select.ipynb #16af2d51
 _HARDLY = 0.02  # of the letters; a page of two languages can begin with a good chunk: its chunks are asked one by one
 
 
@@ -42,7 +41,7 @@ def cut_documents(
             found.append((replace(document, detail=detail), reason, spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #ff771f2a
+# %% ../nbs/13_select.ipynb #58055d9a
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -75,7 +74,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #356cd77c
+# %% ../nbs/13_select.ipynb #1214ebaf
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -127,26 +126,20 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #9e4d6c02
+# %% ../nbs/13_select.ipynb #e3079a98
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
     def __init__(self, held: Held, *, examples: int):
         "`examples`: rows let go that are kept, of each reason."
-        self.held, self.most, self.read, self.dropped = held, examples, 0, Counter()
+        self.held, self.read, self.dropped = held, 0, Dropped(held.language, most=examples, characters=20_000)
         self.place: tuple[str, int] | None = None  # (shard, row) of the last document that was read
         self.scores = Counter()  # lower edge of a bin -> passages that the filter read
-        self._examples: dict[str, list[tuple[str, int, dict]]] = {}
 
     def add(self, row: dict, reason: str, detail: str) -> None:
         "The next document of the stream."
-        for gone, why, more in [(row, reason, detail)] if reason else self.held.offer(self.read, row):
-            self.dropped[why] += 1
-            drawn = hashlib.blake2b(gone["id"].encode("utf-8", "replace"), digest_size=8).hexdigest()
-            kept = self._examples.setdefault(why, [])
-            if self.most and (len(kept) < self.most or drawn < kept[-1][0]):
-                insort(kept, (drawn, self.read, gone | {"text": gone["text"][:20_000], "reason": why, "detail": more}), key=lambda x: x[:2])
-                del kept[self.most :]
+        for gone in [(row, reason, detail)] if reason else self.held.offer(self.read, row):
+            self.dropped.add(*gone)
         self.read += 1
 
     @property
@@ -158,24 +151,19 @@ class Selection:
         "What is held, in the order of the stream, under the published identifiers: `tha_0`, `tha_1`, …"
         return [row | {"id": f"{self.held.language}_{n}"} for n, (_, row) in enumerate(sorted(self.held.rows.items()))]
 
-    def examples(self) -> list[dict]:
-        "Some of what was let go, with `reason` and `detail`."
-        return [row for _, kept in sorted(self._examples.items()) for _, _, row in kept]
-
     def work(self) -> dict:
         "All of it, as JSON can hold it."
-        held = sorted(self.held.rows.items())
-        return dict(read=self.read, place=self.place, held=held, dropped=self.dropped, scores=self.scores, examples=self._examples)
+        return dict(read=self.read, place=self.place, held=sorted(self.held.rows.items()), dropped=self.dropped.work(), scores=self.scores)
 
     def go_on(self, work: dict) -> None:
         "Takes up what `work()` gave, in an empty selection."
-        self.read, self.place, self.dropped, self.scores = work["read"], work["place"], Counter(work["dropped"]), Counter(work["scores"])
-        self._examples = {reason: [tuple(x) for x in kept] for reason, kept in work["examples"].items()}
+        self.read, self.place, self.scores = work["read"], work["place"], Counter(work["scores"])
+        self.dropped.go_on(work["dropped"])
         for place, row in work["held"]:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #4b882732
+# %% ../nbs/13_select.ipynb #d8e5338b
 _WIDTH = 0.05
 
 

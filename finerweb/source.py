@@ -6,7 +6,7 @@
 __all__ = ['WAITS', 'Document', 'checked', 'passage_row', 'random_number', 'shards', 'may_pass', 'said', 'read_rows',
            'shard_documents', 'documents', 'Dropped', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #c18a9fdd
+# %% ../nbs/08_source.ipynb #b7d8958e
 import errno
 import hashlib
 import json
@@ -15,17 +15,19 @@ import os
 import re
 import sys
 import time
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 
 from .data import asset, storable
 from .languages import language as find_language
 from .rows import LONGEST, Shard, rows, text_files
 from .shards import hub_folder, hub_shards, local_shards
 
-# %% ../nbs/08_source.ipynb #76b670ee
+# %% ../nbs/08_source.ipynb #9143af14
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page and its place; with a `reason` it is one that cannot be used."
@@ -37,7 +39,7 @@ class Document:
     shard: str = ""  # the name of the file it is from
     row: int = -1  # and its row there, from 0
 
-# %% ../nbs/08_source.ipynb #88170cbf
+# %% ../nbs/08_source.ipynb #3a58d6a7
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
@@ -59,7 +61,7 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, storable(text[:1000]), url, reason, f"{where}: {len(odd)} {what}, of {len(text)}")
     return Document(id, storable(text.removeprefix("\ufeff")), url)
 
-# %% ../nbs/08_source.ipynb #3a9e86dd
+# %% ../nbs/08_source.ipynb #c46b8ca1
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -68,7 +70,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #6ccc09d2
+# %% ../nbs/08_source.ipynb #4c036bf5
 def random_number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
@@ -97,7 +99,7 @@ def _sample(language: str) -> Shard:
     held_out = {json.loads(line)["id"] for line in gold.read_text(encoding="utf-8").splitlines()} if gold.exists() else set()
     return Shard(str(path), path.name, without=frozenset(held_out))
 
-# %% ../nbs/08_source.ipynb #d5f90ac7
+# %% ../nbs/08_source.ipynb #790c9905
 WAITS = (1.0, 5.0, 25.0, 125.0)  # seconds before each new try
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR}  # of a disk in the network
 
@@ -136,7 +138,7 @@ def _from_hub(source: str, language: str) -> list[Shard]:
                     raise
                 raise ConnectionError(f"source {source!r}: {hub_folder(source, language)} cannot be listed: {said(error)}") from error
 
-# %% ../nbs/08_source.ipynb #0ce5da6e
+# %% ../nbs/08_source.ipynb #a5ec7421
 def read_rows(shard: Shard, *, start: int) -> Iterator[tuple[int, dict]]:
     "(number, row) of a shard from row `start` on, over what interrupts it; if it stays bad, the last is (-1, a row with a `fault`)."
     due, tries, remote = start, 0, shard.path.startswith("hf://")
@@ -176,7 +178,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         detail = f"none of its rows is {language}; its language column has " + ", ".join(t for t, _ in others.most_common(5))
         yield Document(shard.name, "", reason="other_language", detail=detail, shard=shard.name)
 
-# %% ../nbs/08_source.ipynb #e86df9cc
+# %% ../nbs/08_source.ipynb #1437229d
 def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: int = 1, after: tuple[str, int] | None = None) -> Iterator[Document]:
     """The documents of `language` in `source`; `pool`: as many as that, in equal shares from `spread` shards; 0: all, or those `after` a (shard, row).
     Raises ValueError if no shard can be read, or that one is gone."""
@@ -204,24 +206,37 @@ def _begun(found: list[Shard], name: str, row: int) -> list[tuple[Shard, int]]:
         raise ValueError(f"{name}, where reading was to go on, is no longer among the {len(found)} files of the source: begin anew (delete unfinished.json)")
     return [(shard, row + 1 if n == at else 0) for n, shard in enumerate(found) if n > at or n == at and row >= 0]
 
-# %% ../nbs/08_source.ipynb #b9b865ea
+# %% ../nbs/08_source.ipynb #ada93208
 class Dropped:
-    "Documents that are not used, with the reason: the first `most` of each reason, and how many there are."
+    "What is not used, with the reason: how many of each reason, and `most` of them, their texts cut to so many `characters`."
 
-    def __init__(self, language: str, *, most: int = 1000):
-        self.language, self.most, self.counts, self._kept = language, most, Counter(), []
+    def __init__(self, language: str, *, most: int = 1000, characters: int = 2000):
+        self.language, self.most, self.characters, self.counts = language, most, characters, Counter()
+        self._kept: dict[str, list[tuple[str, dict]]] = {}
 
-    def add(self, document: Document, reason: str, detail: str = "") -> None:
-        "Counts a document, and keeps the beginning of it."
+    def add(self, row: dict, reason: str, detail: str = "") -> None:
+        "Counts a row with `id` and `text`, and may keep the beginning of it."
         self.counts[reason] += 1
-        if self.counts[reason] <= self.most:
-            self._kept.append({"id": document.id, "language": self.language, "text": document.text[:2000], "reason": reason, "detail": detail})
+        drawn = hashlib.blake2b(row["id"].encode("utf-8", "replace"), digest_size=8).hexdigest()
+        kept = self._kept.setdefault(reason, [])
+        if self.most and (len(kept) < self.most or drawn < kept[-1][0]):
+            told = {"text": row["text"][: self.characters], "language": self.language, "reason": reason, "detail": detail}
+            insort(kept, (drawn, row | told), key=itemgetter(0))
+            del kept[self.most :]
 
     def rows(self) -> list[dict]:
-        "What was kept."
-        return list(self._kept)
+        "What was kept, with `reason` and `detail`."
+        return [row for _, kept in sorted(self._kept.items()) for _, row in kept]
 
-# %% ../nbs/08_source.ipynb #04e37b58
+    def work(self) -> dict:
+        "All of it, as JSON can hold it."
+        return dict(counts=self.counts, kept=self._kept)
+
+    def go_on(self, work: dict) -> None:
+        "Takes up what `work()` gave."
+        self.counts, self._kept = Counter(work["counts"]), {reason: [tuple(x) for x in kept] for reason, kept in work["kept"].items()}
+
+# %% ../nbs/08_source.ipynb #71aa4867
 def source_fingerprint(source: str, language: str) -> str:
     "A hash of the names, sizes and times of the files of `language` in `source`; of the hub, the folder."
     if _on_hub(source):

@@ -169,11 +169,11 @@ def test_the_likeness_is_the_share_of_shingles():
 
 def test_everything_read_is_held_or_counted():
     done = select(pages(200), Selection(held(passages=1000, at_least=0), examples=5))
-    assert done.read == 200 == len(done.rows()) + sum(done.dropped.values())
-    assert set(done.dropped) == {"near_duplicate", "duplicate_id", "low_score", "other_script"} and done.dropped["other_script"] == 8
+    assert done.read == 200 == len(done.rows()) + sum(done.dropped.counts.values())
+    assert set(done.dropped.counts) == {"near_duplicate", "duplicate_id", "low_score", "other_script"} and done.dropped.counts["other_script"] == 8
     assert len({r["document_id"] for r in done.rows()}) == len(done.rows()) == done.held.passed
-    kept = {reason: sum(r["reason"] == reason for r in done.examples()) for reason in done.dropped}
-    assert kept == {reason: min(5, n) for reason, n in done.dropped.items()}
+    kept = {reason: sum(r["reason"] == reason for r in done.dropped.rows()) for reason in done.dropped.counts}
+    assert kept == {reason: min(5, n) for reason, n in done.dropped.counts.items()}
 
 
 def test_it_stops_at_the_last_passage_wanted():
@@ -197,7 +197,7 @@ def test_cut_anywhere_and_taken_up_again_it_is_the_same(pick, at_least):
         part = make()
         part.go_on(json.loads(json.dumps(select(pages(cut), make()).work())))
         after = select(pages(160)[part.read :], part)
-        assert json.dumps(after.work()) == json.dumps(whole.work()) and after.rows() == whole.rows() and after.examples() == whole.examples()
+        assert json.dumps(after.work()) == json.dumps(whole.work()) and after.rows() == whole.rows() and after.dropped.rows() == whole.dropped.rows()
 
 
 def test_the_best_are_the_best_of_all():
@@ -205,7 +205,7 @@ def test_the_best_are_the_best_of_all():
     done = select(documents, Selection(held(passages=10, pick="best", at_least=0), examples=0))
     expected = sorted((s for s in score([d.text for d in documents]) if s > 0.5), reverse=True)[:10]
     assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and len(expected) == 10
-    assert done.dropped["not_the_best"] > 0 and done.examples() == []
+    assert done.dropped.counts["not_the_best"] > 0 and done.dropped.rows() == []
 
 
 def test_too_few_are_made_up_from_the_best_of_the_others():
@@ -232,7 +232,7 @@ def test_memory_does_not_grow_with_what_is_rejected():
     offer(2500, 20_000)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert selection.read == 22_500 and sum(selection.dropped.values()) == 22_495 and len(selection.examples()) == 40
+    assert selection.read == 22_500 and sum(selection.dropped.counts.values()) == 22_495 and len(selection.dropped.rows()) == 40
     assert grown < 500_000, f"20,000 rejected passages of 3 kB left {grown} bytes behind"
 
 
@@ -240,7 +240,7 @@ def test_a_page_that_goes_on_in_another_script_keeps_its_good_chunk():
     page = Document("both", text(1, 20) + " " + "ไทยแลนด์ " * 400)
     done = select([page, Document("thai", "ไทยแลนด์ " * 400)], Selection(held(), examples=9), scoring=lambda texts: [0.7] * len(texts))
     assert [r["id"] for r in done.rows()] == ["swh_0"] and done.rows()[0]["text"] == page.text[: len(text(1, 20))]
-    assert [(r["document_id"], r["reason"], r["detail"]) for r in done.examples()] == [("thai", "other_script", "0.000 of the letters are Latn")]
+    assert [(r["document_id"], r["reason"], r["detail"]) for r in done.dropped.rows()] == [("thai", "other_script", "0.000 of the letters are Latn")]
 
 
 def test_bad_documents_and_bad_scores_have_their_reasons():
@@ -251,7 +251,7 @@ def test_bad_documents_and_bad_scores_have_their_reasons():
     ]  # fmt: skip
     scoring = lambda texts: [math.nan if "nan" in t else 0.7 for t in texts]
     done = select(documents, Selection(held(), examples=9), scoring=scoring)
-    reasons = {r["document_id"]: r["reason"] for r in done.examples()}
+    reasons = {r["document_id"]: r["reason"] for r in done.dropped.rows()}
     assert [r["document_id"] for r in done.rows()] == ["no end"]
     assert reasons == {"one word": "too_short", "no blank": "too_short", "short": "too_short", "english": "english", "gone": "unreadable_file", "nan": "no_score"}
     assert score_bin(math.nan) == score_bin(math.inf) == "none" and score_bin(1e300) == "10.00" and score_bin(-0.01) == "-0.05"
