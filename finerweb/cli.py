@@ -6,7 +6,7 @@
 __all__ = ['app', 'change_profile', 'run', 'run_shown', 'rich_escape', 'show_states', 'show_scores', 'show_plan', 'estimate',
            'show_spending', 'status', 'languages', 'predict', 'main']
 
-# %% ../nbs/61_cli.ipynb #621f60e9
+# %% ../nbs/61_cli.ipynb #eceb1205
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from .store import output_folder, read_meta, runs_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multilingual NER data and students from web text.")
 
-# %% ../nbs/61_cli.ipynb #8a52a454
+# %% ../nbs/61_cli.ipynb #7e832040
 def change_profile(profile: "graph.Profile", *, languages: str, source: str, workers: int, settings: list[str], released: str = "") -> "graph.Profile":
     "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
     if languages:
@@ -48,7 +48,7 @@ def change_profile(profile: "graph.Profile", *, languages: str, source: str, wor
             raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
     return graph.check_profile(profile)
 
-# %% ../nbs/61_cli.ipynb #f3a3fe03
+# %% ../nbs/61_cli.ipynb #5bdbf502
 def _stop(message: object) -> "typer.Exit":
     "One line on stderr and exit code 2."
     typer.secho(f"finerweb: {' '.join(str(message).split())}", err=True, fg="red")
@@ -81,7 +81,7 @@ def run(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/61_cli.ipynb #fd88ed40
+# %% ../nbs/61_cli.ipynb #0747edf6
 def run_shown(profile: "graph.Profile", *, home: str, run: str, stages: list[str]) -> dict[str, str]:
     "`run_profile` with a progress bar, a table of what was done, the scores, and the errors."
     from rich.console import Console
@@ -127,7 +127,7 @@ def rich_escape(text: str) -> str:
 
     return escape(text)
 
-# %% ../nbs/61_cli.ipynb #96d71459
+# %% ../nbs/61_cli.ipynb #cc53a522
 def show_states(console: "rich.console.Console", tasks: list, states: Counter, home: str, run: str) -> None:  # noqa: F821
     "A row for each stage: tasks done now, done before, failed; rows and drops of what is done; seconds of work."
     from rich.table import Table
@@ -171,7 +171,7 @@ def show_plan(tasks: list, home: str, run: str) -> None:
         table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #0780186c
+# %% ../nbs/61_cli.ipynb #9f33d401
 @app.command()
 def estimate(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
@@ -196,7 +196,7 @@ def estimate(
     else:
         print(f"Profile {chosen.name} has nothing left to ask a language model: it costs nothing.")
 
-# %% ../nbs/61_cli.ipynb #e5507046
+# %% ../nbs/61_cli.ipynb #a6d8ec63
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table
@@ -256,7 +256,7 @@ def languages() -> None:
         table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
     Console().print(table)
 
-# %% ../nbs/61_cli.ipynb #831ca03e
+# %% ../nbs/61_cli.ipynb #44068f63
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A student: a run's folder of it, a model's folder, or a name on the hub.")],

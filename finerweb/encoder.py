@@ -6,7 +6,7 @@
 __all__ = ['WINDOWS', 'SHAPE_WINDOWS', 'UNTRAINED', 'CharTokenizer', 'hash_ngrams', 'shapes', 'CharEncoderConfig', 'CharEncoder',
            'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor']
 
-# %% ../nbs/06_encoder.ipynb #73d1b8e4
+# %% ../nbs/06_encoder.ipynb #e2fea6ec
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 
 
-# %% ../nbs/06_encoder.ipynb #538f5c58
+# %% ../nbs/06_encoder.ipynb #1b4f2f70
 class CharTokenizer(PreTrainedTokenizer):
     "Characters as tokens, code points as their ids; gives offsets; adds no special tokens."
 
@@ -73,7 +73,7 @@ class CharTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding({k: v[0] for k, v in batch.items()})
         return BatchEncoding(dict(batch), tensor_type=return_tensors)
 
-# %% ../nbs/06_encoder.ipynb #f752e6ca
+# %% ../nbs/06_encoder.ipynb #5469af35
 WINDOWS = ((0, 0), (-1, 0), (0, 1), (-2, 0), (-1, 1), (0, 2), (-3, 0), (0, 3))
 
 
@@ -91,9 +91,11 @@ def hash_ngrams(ids: torch.Tensor, rows: int, windows: tuple[tuple[int, int], ..
         hashed.append(value % rows)
     return torch.stack(hashed, dim=-1)
 
-# %% ../nbs/06_encoder.ipynb #53825903
+# %% ../nbs/06_encoder.ipynb #a75402a7
 SHAPE_WINDOWS = ((0, 0), (-1, 1), (-2, 1), (-2, 2), (-3, 2), (-4, 3))
-_MARKS = {".": "。।۔።", "?": "？؟", "!": "！", ",": "，、،", ":": "：", ";": "；؛", '"': "“”„«»「」『』", "'": "’‘", "-": "–—", "(": "（", ")": "）", "/": "", "|": "", "\n": ""}
+_MARKS = {
+    ".": "。।۔።", "?": "？؟", "!": "！", ",": "，、،", ":": "：", ";": "；؛", '"': "“”„«»「」『』", "'": "’‘", "-": "–—", "(": "（", ")": "）", "/": "", "|": "", "\n": ""
+}  # fmt: skip
 _AS_MARK = {ord(other): ord(mark) for mark, others in _MARKS.items() for other in mark + others}
 
 
@@ -108,7 +110,7 @@ def shapes(ids: torch.Tensor) -> torch.Tensor:
     seen, places = ids.unique(return_inverse=True)
     return torch.tensor([_shape(i) for i in seen.tolist()], dtype=ids.dtype, device=ids.device)[places]
 
-# %% ../nbs/06_encoder.ipynb #877e2950
+# %% ../nbs/06_encoder.ipynb #d590fea8
 class CharEncoderConfig(PreTrainedConfig):
     "Sizes of a CharEncoder; the defaults are those the encoder was measured with."
 
@@ -161,7 +163,7 @@ class CharEncoder(_Pretrained):
             x = x + self.dropout(nn.functional.glu(near, dim=1).transpose(1, 2))
         return BaseModelOutput(last_hidden_state=self.norm(x) * seen)
 
-# %% ../nbs/06_encoder.ipynb #af5cf1d8
+# %% ../nbs/06_encoder.ipynb #9bee58af
 class CharEncoderForSequenceClassification(_Pretrained):
     "A CharEncoder with a head for whole texts: regression where `num_labels` is 1, classes otherwise."
 
@@ -192,7 +194,7 @@ AutoTokenizer.register(CharEncoderConfig, tokenizer_class=CharTokenizer, exist_o
 AutoModel.register(CharEncoderConfig, CharEncoder, exist_ok=True)
 AutoModelForSequenceClassification.register(CharEncoderConfig, CharEncoderForSequenceClassification, exist_ok=True)
 
-# %% ../nbs/06_encoder.ipynb #9866ee08
+# %% ../nbs/06_encoder.ipynb #aaf918f8
 _SMALL = {"dilations": [], "row_size": 16, "hidden_size": 64}
 UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": _SMALL, "shapes": _SMALL | {"shapes": True}}  # name -> settings that differ from the full encoder's
 

@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'STUDENTS', 'Stage', 'Profile', 'unknown', 'load_profile', 'check_profile', 'notebook_parameters',
            'check_parameters', 'filters', 'PlannedTask', 'plan', 'wanted_tasks']
 
-# %% ../nbs/60_graph.ipynb #0d11c9b4
+# %% ../nbs/60_graph.ipynb #38209234
 import ast
 import difflib
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .languages import languages as all_languages
 from .regressor import grid
 from .store import notebooks_folder, output_folder
 
-# %% ../nbs/60_graph.ipynb #d14e8134
+# %% ../nbs/60_graph.ipynb #d18e9018
 @dataclass(frozen=True, slots=True)
 class Stage:
     "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
@@ -56,7 +56,7 @@ STAGES = {
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 
-# %% ../nbs/60_graph.ipynb #e9e660ed
+# %% ../nbs/60_graph.ipynb #eba7ec60
 @dataclass(slots=True)
 class Profile:
     "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `filter`: see `filters`; `stages`: the parameters that differ."
@@ -98,7 +98,7 @@ def load_profile(name: str) -> Profile:
         raise unknown(f"profile {path}: field", strange[0], list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
-# %% ../nbs/60_graph.ipynb #6b42b59c
+# %% ../nbs/60_graph.ipynb #4af8b99a
 _FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list, "stages": dict}
 
 
@@ -137,7 +137,7 @@ def check_profile(profile: Profile) -> Profile:
             raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
     return profile
 
-# %% ../nbs/60_graph.ipynb #98ff340c
+# %% ../nbs/60_graph.ipynb #56a1e326
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -166,7 +166,7 @@ def check_parameters(stage: str, values: dict) -> dict:
         checked[name] = value
     return checked
 
-# %% ../nbs/60_graph.ipynb #5646d4d9
+# %% ../nbs/60_graph.ipynb #c602eb4f
 def filters(profile: Profile) -> dict[str, dict]:
     "Name -> parameters of each filter of a profile, the pipeline's first; one without lists is alone and has no name. Raises ValueError."
     known, members = notebook_parameters("12_filter"), {t["name"]: t for t in profile.teachers}
@@ -183,7 +183,7 @@ def filters(profile: Profile) -> dict[str, dict]:
         cell["teachers"] = [members[teacher]]
     return found
 
-# %% ../nbs/60_graph.ipynb #c9d1ccfe
+# %% ../nbs/60_graph.ipynb #4944b82a
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
@@ -209,7 +209,7 @@ def _keys(scope: tuple[str, ...], names: dict, axes: dict[str, dict]) -> list[tu
     every = product(*(names[a] for a in scope))
     return [k for k in every if scope != ("student", "benchmark") or is_met(axes["benchmark"][k[1]], axes["student"][k[0]], list(axes["language"]))]
 
-# %% ../nbs/60_graph.ipynb #83f80738
+# %% ../nbs/60_graph.ipynb #b4deb328
 def plan(profile: Profile) -> list[PlannedTask]:
     "Every task of a profile, in an order in which they can be done. Raises ValueError for an unknown or ill-typed parameter."
     axes, tasks = _axes(profile), []
@@ -267,7 +267,7 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
     needs = [(need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key)]
     return ((("released", ()),) if values.get("released") else ()) + tuple(needs)
 
-# %% ../nbs/60_graph.ipynb #559a1ab5
+# %% ../nbs/60_graph.ipynb #3aaee67d
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
     for stage in stages:

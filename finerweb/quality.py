@@ -6,7 +6,7 @@
 __all__ = ['EVALUATION', 'human_labels', 'auc', 'separation', 'rated_chunks', 'to_learn', 'filter_for', 'measure', 'means',
            'without_scripts']
 
-# %% ../nbs/73_quality.ipynb #c7d887b0
+# %% ../nbs/73_quality.ipynb #b67b2642
 import hashlib
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
-# %% ../nbs/73_quality.ipynb #da442d19
+# %% ../nbs/73_quality.ipynb #44eb4c7f
 EVALUATION = ("turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam")
 
 
@@ -34,7 +34,7 @@ def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
     noisy = source == "UD_English-EWT" and re.search("answers|email|reviews", kind)
     return [("ewt", 0)] if noisy else [("sms", 0)] if source == "sms-spam" else []
 
-# %% ../nbs/73_quality.ipynb #8225e520
+# %% ../nbs/73_quality.ipynb #9c68564c
 def auc(clean: list[float], noise: list[float]) -> float:
     "The share of pairs in which the clean one has the higher score; equal scores count half. Both lists have members."
     from sklearn.metrics import roc_auc_score
@@ -59,9 +59,9 @@ def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
         if min(len(clean), len(noise)) >= least
     ]
 
-# %% ../nbs/73_quality.ipynb #bccf8c04
+# %% ../nbs/73_quality.ipynb #8e14d7ca
 def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
-    "The rated chunks of one language's file: one chunk of at most `documents`, and the first four of each document that humans `judged`. `score` is the teachers' mean rating."
+    "The rated chunks of a language's file: one of each of at most `documents`, the first four of each that humans `judged`. `score` is the teachers' mean rating."
     import random
 
     import pyarrow.parquet as pq
@@ -133,7 +133,7 @@ def means(found: list[dict], by: str) -> float:
         sets[row["set"]].append(row[by])
     return fmean(map(fmean, sets.values())) if sets else float("nan")
 
-# %% ../nbs/73_quality.ipynb #50c84843
+# %% ../nbs/73_quality.ipynb #1d3fb470
 def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, least: int, seed: int, folder: Path, **how) -> list[dict]:
     "A row a script that has `least` passages: the rank correlation of filter and teachers on its passages, where the filter learnt `with` and `without` it."
     from scipy.stats import spearmanr

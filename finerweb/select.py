@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut_documents', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #003a2a54
+# %% ../nbs/13_select.ipynb #c948acf4
 import math
 from bisect import bisect_left, insort
 from collections import Counter
@@ -20,7 +20,7 @@ from .languages import language as find_language
 from .segment import chunks
 from .source import Document, Dropped, passage_row
 
-# %% ../nbs/13_select.ipynb #72a5a484
+# %% ../nbs/13_select.ipynb #00e07e48
 _HARDLY = 0.02  # of the letters; a page of two languages can begin with a good chunk: its chunks are asked one by one
 
 
@@ -41,7 +41,7 @@ def cut_documents(
             found.append((replace(document, detail=detail), reason, spans))
         yield found
 
-# %% ../nbs/13_select.ipynb #0bf43b03
+# %% ../nbs/13_select.ipynb #d83a2e89
 def first_good_chunks(
     block: list[tuple[Document, str, list[tuple[int, int]]]], language: str, *, score: Callable[[list[str]], list[float]], threshold: float
 ) -> list[tuple[dict, str, str]]:
@@ -74,7 +74,7 @@ def first_good_chunks(
             rows.append((passage_row(document, language, script, spans[chunk], chunk) | {"filter_score": value}, "", ""))
     return rows
 
-# %% ../nbs/13_select.ipynb #b5cb4a80
+# %% ../nbs/13_select.ipynb #00207b3d
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -126,7 +126,7 @@ class Held:
         self.passed -= row["filter_score"] > self.threshold
         return row
 
-# %% ../nbs/13_select.ipynb #d5334869
+# %% ../nbs/13_select.ipynb #47f09b43
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
@@ -163,7 +163,7 @@ class Selection:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #9f29f1dc
+# %% ../nbs/13_select.ipynb #9bed0883
 _WIDTH = 0.05
 
 

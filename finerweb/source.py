@@ -6,7 +6,7 @@
 __all__ = ['WAITS', 'Document', 'checked', 'passage_row', 'random_number', 'shards', 'may_pass', 'said', 'read_rows',
            'shard_documents', 'documents', 'Dropped', 'source_fingerprint']
 
-# %% ../nbs/08_source.ipynb #e8f5569b
+# %% ../nbs/08_source.ipynb #92cb7524
 import errno
 import hashlib
 import json
@@ -27,7 +27,7 @@ from .languages import language as find_language
 from .rows import LONGEST, Shard, rows, text_files
 from .shards import hub_folder, hub_shards, local_shards
 
-# %% ../nbs/08_source.ipynb #d2220bf3
+# %% ../nbs/08_source.ipynb #ab92c0e3
 @dataclass(frozen=True, slots=True)
 class Document:
     "A web page and its place; with a `reason` it is one that cannot be used."
@@ -39,7 +39,7 @@ class Document:
     shard: str = ""  # the name of the file it is from
     row: int = -1  # and its row there, from 0
 
-# %% ../nbs/08_source.ipynb #79202e5e
+# %% ../nbs/08_source.ipynb #a5455f8a
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
@@ -61,7 +61,7 @@ def checked(row: dict, *, where: str) -> Document:
         return Document(id, storable(text[:1000]), url, reason, f"{where}: {len(odd)} {what}, of {len(text)}")
     return Document(id, storable(text.removeprefix("\ufeff")), url)
 
-# %% ../nbs/08_source.ipynb #77e3113a
+# %% ../nbs/08_source.ipynb #a7383eb3
 def passage_row(document: Document, language: str, script: str, span: tuple[int, int], chunk: int) -> dict:
     "The passage row for one chunk of a document; its id names document and chunk."
     text = document.text[span[0] : span[1]]
@@ -70,7 +70,7 @@ def passage_row(document: Document, language: str, script: str, span: tuple[int,
         "document_id": document.id, "chunk": chunk,
     }  # fmt: skip
 
-# %% ../nbs/08_source.ipynb #9454de3c
+# %% ../nbs/08_source.ipynb #da0e8bf6
 def random_number(seed: int, *parts: str) -> int:
     "A number in [0, 2**64) that looks random and is always the same for the same parts."
     return int.from_bytes(hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
@@ -99,7 +99,7 @@ def _sample(language: str) -> Shard:
     held_out = {json.loads(line)["id"] for line in gold.read_text(encoding="utf-8").splitlines()} if gold.exists() else set()
     return Shard(str(path), path.name, without=frozenset(held_out))
 
-# %% ../nbs/08_source.ipynb #3c85d5bc
+# %% ../nbs/08_source.ipynb #b0c7ae71
 WAITS = (1.0, 5.0, 25.0, 125.0)  # seconds before each new try
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR}  # of a disk in the network
 
@@ -138,7 +138,7 @@ def _from_hub(source: str, language: str) -> list[Shard]:
                     raise
                 raise ConnectionError(f"source {source!r}: {hub_folder(source, language)} cannot be listed: {said(error)}") from error
 
-# %% ../nbs/08_source.ipynb #e9ac2538
+# %% ../nbs/08_source.ipynb #5946ec9f
 def read_rows(shard: Shard, *, start: int) -> Iterator[tuple[int, dict]]:
     "(number, row) of a shard from row `start` on, over what interrupts it; if it stays bad, the last is (-1, a row with a `fault`)."
     due, tries, remote = start, 0, shard.path.startswith("hf://")
@@ -178,7 +178,7 @@ def shard_documents(shard: Shard, language: str, *, start: int = 0) -> Iterator[
         detail = f"none of its rows is {language}; its language column has " + ", ".join(t for t, _ in others.most_common(5))
         yield Document(shard.name, "", reason="other_language", detail=detail, shard=shard.name)
 
-# %% ../nbs/08_source.ipynb #9724b448
+# %% ../nbs/08_source.ipynb #34ae17be
 def documents(source: str, language: str, *, seed: int, pool: int = 0, spread: int = 1, after: tuple[str, int] | None = None) -> Iterator[Document]:
     """The documents of `language` in `source`; `pool`: as many as that, in equal shares from `spread` shards; 0: all, or those `after` a (shard, row).
     Raises ValueError if no shard can be read, or that one is gone."""
@@ -206,7 +206,7 @@ def _begun(found: list[Shard], name: str, row: int) -> list[tuple[Shard, int]]:
         raise ValueError(f"{name}, where reading was to go on, is no longer among the {len(found)} files of the source: begin anew (delete unfinished.json)")
     return [(shard, row + 1 if n == at else 0) for n, shard in enumerate(found) if n > at or n == at and row >= 0]
 
-# %% ../nbs/08_source.ipynb #67ea8e19
+# %% ../nbs/08_source.ipynb #d50c5906
 class Dropped:
     "What is not used, with the reason: how many of each reason, and `most` of them, their texts cut to so many `characters`."
 
@@ -236,7 +236,7 @@ class Dropped:
         "Takes up what `work()` gave."
         self.counts, self._kept = Counter(work["counts"]), {reason: [tuple(x) for x in kept] for reason, kept in work["kept"].items()}
 
-# %% ../nbs/08_source.ipynb #18d84c84
+# %% ../nbs/08_source.ipynb #5dfed499
 def source_fingerprint(source: str, language: str) -> str:
     "A hash of the names, sizes and times of the files of `language` in `source`; of the hub, the folder."
     if _on_hub(source):
