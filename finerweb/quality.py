@@ -117,11 +117,12 @@ def filter_for(rows: list[dict], *, encoder: str, loss: str, trained: str, folde
 
 
 def measure(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, seed: int, folder: Path, **how) -> list[dict]:
-    "Rows of `separation` for the `teachers` and for a `filter` that learnt from them, in two halves (`how`: see `filter_for`); `seen` is whether the language was learnt from."
+    "`separation` by the `teachers` and by a `filter` that learnt from them (`how`: see `filter_for`); `seen`: whether the language was learnt from."
     scored = []
     for fold in (0, 1):
         learnt, asked = to_learn(rows, held_out=held_out, passages=passages, crawl=crawl, fold=fold, seed=seed)
-        scored += [{**r, "score": s} for r, s in zip(asked, filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(asked), strict=True)]
+        found = filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(asked)
+        scored += [{**r, "score": s} for r, s in zip(asked, found, strict=True)]
     pairs = zip(separation([r for r in rows if r["judged"]], least=10), separation(scored, least=10), strict=True)
     return [{k: t[k] for k in ("set", "language", "clean", "noise")} | {"seen": t["language"] not in held_out, "teachers": t["auc"], "filter": f["auc"]} for t, f in pairs]
 
