@@ -123,8 +123,9 @@ def measure(rows: list[dict], *, held_out: list[str], passages: int, crawl: floa
         learnt, asked = to_learn(rows, held_out=held_out, passages=passages, crawl=crawl, fold=fold, seed=seed)
         found = filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(asked)
         scored += [{**r, "score": s} for r, s in zip(asked, found, strict=True)]
-    pairs = zip(separation([r for r in rows if r["judged"]], least=10), separation(scored, least=10), strict=True)
-    return [{k: t[k] for k in ("set", "language", "clean", "noise")} | {"seen": t["language"] not in held_out, "teachers": t["auc"], "filter": f["auc"]} for t, f in pairs]
+    sides = separation([r for r in rows if r["judged"]], least=10), separation(scored, least=10)
+    told = lambda t: {k: t[k] for k in ("set", "language", "clean", "noise")} | {"seen": t["language"] not in held_out}
+    return [told(t) | {"teachers": t["auc"], "filter": f["auc"]} for t, f in zip(*sides, strict=True)]
 
 
 def means(found: list[dict], by: str) -> float:
