@@ -135,11 +135,9 @@ def show_states(console: "rich.console.Console", tasks: list, states: Counter, h
     table = Table("stage", "done", "before", "failed", "rows", "dropped", "seconds")
     for stage in dict.fromkeys(t.stage for t in tasks):
         metas = [m for t in tasks if t.stage == stage and (m := read_meta(output_folder(home, run, t.stage, t.key)))]
-        dropped = Counter()
-        for meta in metas:
-            dropped.update(meta["dropped"])
-        first = sorted(dropped.items(), key=lambda x: (x[0] != "unreadable_file", -x[1]))[:3]  # a file that is lost weighs more than any number of pages
-        reasons = ", ".join(f"{n} {reason}" for reason, n in first)
+        dropped = sum((Counter(m["dropped"]) for m in metas), Counter())
+        weigh = lambda x: (x[0] != "unreadable_file", -x[1])  # a file that is lost weighs more than any number of pages
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items(), key=weigh)[:3])
         rows, seconds = sum(m["rows"] or 0 for m in metas), sum(m["seconds"] for m in metas)
         table.add_row(stage, *(str(states[stage, s] or "") for s in ("done", "skip", "fail")), str(rows or ""), rich_escape(reasons), f"{seconds:.0f}")
     console.print(table)
@@ -252,8 +250,7 @@ def languages() -> None:
 
     table = Table("code", "language", "script", "way", "BCP 47", "py3langid", "google", "config")
     for known in all_languages().values():
-        codes = (known.direction, known.bcp47, known.py3langid or "-", known.google or "-")
-        table.add_row(known.iso639_3, known.name, known.script, *codes, known.config)
+        table.add_row(known.iso639_3, known.name, known.script, known.direction, known.bcp47, known.py3langid or "-", known.google or "-", known.config)
     Console().print(table)
 
 # %% ../nbs/61_cli.ipynb #44068f63

@@ -59,7 +59,7 @@ def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
         if min(len(clean), len(noise)) >= least
     ]
 
-# %% ../nbs/73_quality.ipynb #8e14d7ca
+# %% ../nbs/73_quality.ipynb #c0b7ba2b
 def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
     "The rated chunks of a language's file: one of each of at most `documents`, the first four of each that humans `judged`. `score` is the teachers' mean rating."
     import random
@@ -88,7 +88,7 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
             f["score"] = f.get("score", 0.0) + score / 2
     return found
 
-
+# %% ../nbs/73_quality.ipynb #f55510e7
 def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, fold: int, seed: int) -> tuple[list[dict], list[dict]]:
     "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages, those of half `fold`; the other half is asked about."
     drawn = lambda word: hashlib.sha256(f"{seed} {word}".encode()).digest()
