@@ -252,6 +252,11 @@ def test_export_cells_are_short(path):
     assert sum(sizes) <= 260, f"{sum(sizes)} exported lines: split the notebook"
 
 
+@pytest.mark.parametrize("path", [p for p in NBS if p.stem >= "7" and p.stem[0].isdigit()], ids=lambda p: p.stem)
+def test_measurement_has_one_parameters_cell(path):
+    assert sum("parameters" in c.metadata.get("tags", ()) for c in read(path).cells) == 1, "tag the cell of parameters, so that papermill finds it"
+
+
 @each_stage
 def test_stage_has_one_parameters_cell_that_is_its_manual(path):
     tagged = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", ())]
