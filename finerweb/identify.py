@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identify', 'english_share', 'confusable', 'check_language']
 
-# %% ../nbs/03_identify.ipynb #41d8547b
+# %% ../nbs/03_identify.ipynb #b8840b3b
 import re
 from functools import cache
 
@@ -14,7 +14,7 @@ from .languages import in_script, languages
 from .languages import language as find_language
 from .segment import sentences
 
-# %% ../nbs/03_identify.ipynb #9a5cc91e
+# %% ../nbs/03_identify.ipynb #550c3cc9
 _BESIDES = dict(
     pair.split("=")
     for pair in "an=arg ba=bak dz=dzo fo=fao ha=hau ht=hat ig=ibo ku=kmr lb=ltz lg=lug ln=lin mt=mlt nn=nno no=nob oc=oci qu=que rw=kin se=sme sn=sna st=sot"
@@ -47,10 +47,11 @@ def _probabilities(text: str) -> dict[str, float]:
         found[code] = found.get(code, 0.0) + probability
     return found
 
-# %% ../nbs/03_identify.ipynb #d78e901f
+# %% ../nbs/03_identify.ipynb #7763bb39
 _SIGNS = {  # language -> what it is taken for, and what a word of its own looks like
     "ckb": (("sdh", "kmr"), "[ڕڵۆێ]"),
     "snd": (("pbt",), "[ٻڄڃڦڳڱڻڏڊڀٺٿٽ]"),
+    "fas": (("arb",), "[پچژگ]"),
     "ydd": (("heb",), r"(?<!\w)(?:איז|און|דער|די|דאס|פון|מיט|אויף|נישט|ניט|האט|זיך|איך|אז|וואס|זיין)(?!\w)"),
     "sun": (
         ("jav", "ind", "ace"),
@@ -62,7 +63,7 @@ _POINTS = re.compile("[\u0591-\u05c7]")  # Yiddish is written with and without t
 
 
 def _own_words(text: str, code: str) -> float:
-    """The share of the words of `text` that only this one of the four languages writes."""
+    """The share of the words of `text` that `code` writes and the languages it is taken for do not."""
     text, sign = _POINTS.sub("", text[:_ENOUGH].lower()), re.compile(_SIGNS[code][1])
     words = text.split()
     return sum(1 for word in words if sign.search(word)) / len(words) if words else 0.0
@@ -74,7 +75,7 @@ def _known(text: str) -> tuple[str, float]:
     best = max(found, key=found.__getitem__)
     for code, (taken_for, _) in _SIGNS.items():
         if best in taken_for and _own_words(text, code) >= _SHARE:
-            found[code] = sum(found.pop(c, 0.0) for c in taken_for)
+            found[code] = found.get(code, 0.0) + sum(found.pop(c, 0.0) for c in taken_for)
             best = code
     return best, min(1.0, found[best])
 
@@ -85,7 +86,7 @@ def identify(text: str) -> tuple[str, float]:
         return "und", 0.0
     return _known(text)
 
-# %% ../nbs/03_identify.ipynb #42e5e5b9
+# %% ../nbs/03_identify.ipynb #52598f96
 _RUN = re.compile("[A-Za-z][\t-\r -\u024f\u2010-\u203a]*")  # Latin letters, and what stands between them
 _NAME = 20  # letters; a shorter run of Latin letters may be a name
 
@@ -111,7 +112,7 @@ def english_share(text: str, language: str) -> float:
     letters = _letters(text)
     return sum(map(_letters, foreign)) / letters if letters else 0.0
 
-# %% ../nbs/03_identify.ipynb #0b1b1202
+# %% ../nbs/03_identify.ipynb #73043695
 _SETS = (("bos", "hrv", "srp"), ("ind", "zsm"), ("jav", "sun"))
 _OFTEN = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
 _RARELY = 4  # in a thousand characters; English has twenty to thirty

@@ -6,7 +6,7 @@
 __all__ = ['REPORTED', 'OURS', 'PAPER_SETS', 'paper_rows', 'filter_lines', 'filter_table', 'selection_table', 'show_selections',
            'dataset_table', 'student_table', 'language_table', 'merging_table', 'readable', 'write_table']
 
-# %% ../nbs/51_tables.ipynb #8461c95f
+# %% ../nbs/51_tables.ipynb #d6117cec
 import csv
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from .data import Table, asset
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/51_tables.ipynb #13f3e4da
+# %% ../nbs/51_tables.ipynb #3a71f085
 REPORTED, OURS = "reported", "this run"
 
 
@@ -32,7 +32,7 @@ def paper_rows(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as file:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
-# %% ../nbs/51_tables.ipynb #cfe003c6
+# %% ../nbs/51_tables.ipynb #4e93eb59
 def filter_lines(filters: list[dict]) -> list[dict]:
     "One entry for each filter but for its seed, from `{parameters, scores}` of each: what it is (`key`), and the scores of its seeds."
     lines: dict[tuple, list[dict]] = {}
@@ -63,38 +63,41 @@ def filter_table(filters: list[dict]) -> list[dict]:
             rows.append(row | {"spread": stdev(f1) if len(f1) > 1 else None})
     return rows
 
-# %% ../nbs/51_tables.ipynb #3f80c456
+# %% ../nbs/51_tables.ipynb #71da9698
 def selection_table(selections: dict[str, dict]) -> list[dict]:
-    """A row for each language and one for all, from the `meta.json` of each `13_select`: documents read, passages scored and kept, documents rejected for
-    each reason. Raises ValueError if they do not add up."""
+    """A row for each language and one for all, from the `meta.json` of each `13_select`: documents read, passages scored and kept, the language's threshold,
+    documents rejected for each reason. Raises ValueError if they do not add up."""
     rejected = Counter()
     for language, meta in sorted(selections.items()):
         read, told = meta["counts"]["documents_read"], meta["rows"] + sum(meta["dropped"].values())
         if read != told:
             raise ValueError(f"13_select of {language} read {read} documents and tells of {told}; delete its folder and run it again")
         rejected.update(meta["dropped"])
-    numbers = lambda meta: {"documents": meta["counts"]["documents_read"], "scored": meta["counts"]["passages_scored"], "kept": meta["rows"]}
+    names = {"documents": "documents_read", "scored": "passages_scored", "threshold": "threshold"}
+    numbers = lambda meta: {**{name: meta["counts"][count] for name, count in names.items()}, "kept": meta["rows"]}
     reasons = sorted(rejected, key=lambda reason: (-rejected[reason], reason))
     rows = [{"language": c, **numbers(m), **{r: m["dropped"].get(r, 0) for r in reasons}} for c, m in sorted(selections.items())]
-    return rows + [{"language": "all", **{name: sum(row[name] for row in rows) for name in rows[0] if name != "language"}}] if rows else []
+    total = lambda name: sum(row[name] for row in rows)
+    return rows + [{"language": "all", **{name: None if name == "threshold" else total(name) for name in rows[0] if name != "language"}}] if rows else []
 
-# %% ../nbs/51_tables.ipynb #57b08eb9
+# %% ../nbs/51_tables.ipynb #e0d15317
 def show_selections(console: "rich.console.Console", metas: dict[tuple[str, tuple[str, ...]], dict]) -> None:  # noqa: F821
     "`selection_table` with the seconds of stages 10, 11 and 13 and the documents read a second; (stage, key) -> `meta.json`."
     from rich.box import SIMPLE
     from rich.table import Table as Shown
 
     stages = {"10_corpus": "10 s", "11_rate": "11 s", "13_select": "13 s"}
-    table = Shown("", "read", "scored", "kept", "rejected", *stages.values(), "read/s", box=SIMPLE, padding=(0, 1, 0, 0))
-    for row in selection_table({key[0]: m for (stage, key), m in metas.items() if stage == "13_select"}):
-        language, read, scored, kept, *_ = row.values()
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(list(row.items())[4:], key=lambda x: -x[1]) if n)
+    table = Shown("", "read", "scored", "kept", "above", "rejected", *stages.values(), "read/s", box=SIMPLE, padding=(0, 1, 0, 0))
+    for row in selection_table({key[0]: m for (stage, key), m in metas.items() if stage == "13_select" and "threshold" in m["counts"]}):
+        language, kept, read, scored, threshold = (row.pop(name) for name in ("language", "kept", "documents", "scored", "threshold"))
+        above = "" if threshold is None else f"{threshold:.2f}"
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(row.items(), key=lambda x: -x[1]) if n)
         seconds = [sum(m["seconds"] for (s, key), m in metas.items() if s == stage and language in (key[0], "all")) for stage in stages]
-        table.add_row(language, *(f"{n:,}" for n in (read, scored, kept)), reasons, *(f"{s:,.0f}" for s in seconds), f"{read / max(seconds[2], 0.01):,.0f}")
+        table.add_row(language, *(f"{n:,}" for n in (read, scored, kept)), above, reasons, *(f"{s:,.0f}" for s in seconds), f"{read / max(seconds[2], 0.01):,.0f}")
     if table.rows:
         console.print(table)
 
-# %% ../nbs/51_tables.ipynb #fd6370e0
+# %% ../nbs/51_tables.ipynb #1e2ea819
 _SIZES = ("passages", "characters a passage", "annotations a passage", "types a passage", "distinct types", "languages")
 
 
@@ -114,7 +117,7 @@ def dataset_table(statistics: list[dict], *, run: str) -> list[dict]:
         rows.append({"source": OURS, "dataset": f"{run}, {annotator}", **dict(zip(_SIZES, sizes, strict=True))})
     return rows
 
-# %% ../nbs/51_tables.ipynb #bc8d08bd
+# %% ../nbs/51_tables.ipynb #435c828e
 # Test set of the package -> column of the paper's table, language, what keeps the two from being the same.
 PAPER_SETS = {
     "conll2003": ("conll2003_eng", "eng", ""),
@@ -146,7 +149,7 @@ def student_table(
         lines.setdefault(same if same in PAPER_SETS else e["benchmark"], []).append(row)
     return [row for rows in lines.values() for row in rows]
 
-# %% ../nbs/51_tables.ipynb #004b4972
+# %% ../nbs/51_tables.ipynb #492e7d5e
 def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]:
     "Tables 8 and 9 for the languages of this run: passages, length, annotations a passage and distinct types, of each teacher and merged."
     annotators = {f"teacher {n}": name for n, name in enumerate(teachers, 1)} | {"merged": "merged"}
@@ -167,7 +170,7 @@ def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]
     counts = ("passages", "distinct types")
     return [{k: int(v) if k.startswith(counts) and v is not None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/51_tables.ipynb #0406ae1d
+# %% ../nbs/51_tables.ipynb #97ea9412
 def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     "The shares that the paper reports, then this run's, from the counts of `15_align` (by teacher) and `16_merge`, each summed over languages."
     rows = [{"source": REPORTED, **r} for r in paper_rows(asset("paper/merging.csv"))]
@@ -181,7 +184,7 @@ def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     share("annotations kept", "all", sum(merged.get(f"{t}_kept", 0) for t in aligned), merged.get("annotations", 0))
     return rows
 
-# %% ../nbs/51_tables.ipynb #bade8e23
+# %% ../nbs/51_tables.ipynb #c47214fa
 def readable(rows: list[dict]) -> Table:
     "`rows` with every cell as a text to be read."
 

@@ -17,7 +17,7 @@ import pytest
 from finerweb.data import asset
 from finerweb.duplicates import NearDuplicates, sketch
 from finerweb.scoring import batches, one_ahead
-from finerweb.select import Held, Selection, cut_documents, first_good_chunks, score_bin
+from finerweb.select import Held, Selection, cut_documents, first_good_chunks, language_threshold, score_bin
 from finerweb.source import Document, documents
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
@@ -53,12 +53,23 @@ def held(**changes) -> Held:
 
 
 def select(documents, selection: Selection, *, block: int = 8, scoring=score) -> Selection:
-    above = selection.held.threshold if selection.held.pick == "first" else math.inf
+    passes = selection.held.passes if selection.held.pick == "first" else lambda score: False
+
+    def scored(texts: list[str]) -> list[float]:
+        found = scoring(texts)
+        selection.scored(found)
+        return found
+
     for group in cut_documents(documents, "swh", block=block, **CUTTING):
-        for found in first_good_chunks(group, "swh", score=scoring, threshold=above):
+        for found in first_good_chunks(group, "swh", score=scored, passes=passes):
             if not selection.full:
                 selection.add(*found)
     return selection
+
+
+def result(selection: Selection) -> str:
+    "All but how many passages were scored: those of a whole block are."
+    return json.dumps({name: found for name, found in selection.work().items() if name != "scores"})
 
 
 # --- scoring
@@ -168,7 +179,7 @@ def test_the_likeness_is_the_share_of_shingles():
 
 
 def test_everything_read_is_held_or_counted():
-    done = select(pages(200), Selection(held(passages=1000, at_least=0), examples=5))
+    done = select(pages(200), Selection(held(passages=1000, at_least=0), best_share=0.0, examples=5))
     assert done.read == 200 == len(done.rows()) + sum(done.dropped.counts.values())
     assert set(done.dropped.counts) == {"near_duplicate", "duplicate_id", "low_score", "other_script"} and done.dropped.counts["other_script"] == 8
     assert len({r["document_id"] for r in done.rows()}) == len(done.rows()) == done.held.passed
@@ -177,32 +188,33 @@ def test_everything_read_is_held_or_counted():
 
 
 def test_it_stops_at_the_last_passage_wanted():
-    done = select(pages(200), Selection(held(passages=10), examples=5))
+    done = select(pages(200), Selection(held(passages=10), best_share=0.0, examples=5))
     assert len(done.rows()) == 10 == done.held.passed and done.read < 200
     assert [r["id"] for r in done.rows()] == [f"swh_{n}" for n in range(10)]
-    more = select(pages(done.read), Selection(held(passages=10), examples=5))
-    assert more.work() == done.work(), "documents after the last passage play no part"
+    more = select(pages(done.read), Selection(held(passages=10), best_share=0.0, examples=5))
+    assert result(more) == result(done), "documents after the last passage play no part"
 
 
 def test_the_block_changes_nothing():
-    several = [select(pages(120), Selection(held(passages=20), examples=9), block=block) for block in (1, 7, 512)]
-    assert several[0].work() == several[1].work() == several[2].work()
+    several = [select(pages(120), Selection(held(passages=20), best_share=0.0, examples=9), block=block) for block in (1, 7, 512)]
+    assert result(several[0]) == result(several[1]) == result(several[2])
 
 
 @pytest.mark.parametrize(("pick", "at_least"), [("first", 0), ("first", 8), ("best", 0), ("best", 8)])
 def test_cut_anywhere_and_taken_up_again_it_is_the_same(pick, at_least):
-    make = lambda: Selection(held(passages=12, at_least=at_least, pick=pick), examples=4)
+    make = lambda: Selection(held(passages=12, at_least=at_least, pick=pick, threshold=0.6), best_share=0.3, examples=4)
     whole = select(pages(160), make())
-    for cut in (1, 33, 80):
+    assert whole.held.threshold < 0.6
+    for cut in (8, 32, 80):
         part = make()
         part.go_on(json.loads(json.dumps(select(pages(cut), make()).work())))
         after = select(pages(160)[part.read :], part)
-        assert json.dumps(after.work()) == json.dumps(whole.work()) and after.rows() == whole.rows() and after.dropped.rows() == whole.dropped.rows()
+        assert result(after) == result(whole) and after.rows() == whole.rows() and after.dropped.rows() == whole.dropped.rows()
 
 
 def test_the_best_are_the_best_of_all():
     documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(150)]
-    done = select(documents, Selection(held(passages=10, pick="best", at_least=0), examples=0))
+    done = select(documents, Selection(held(passages=10, pick="best", at_least=0), best_share=0.0, examples=0))
     expected = sorted((s for s in score([d.text for d in documents]) if s > 0.5), reverse=True)[:10]
     assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and len(expected) == 10
     assert done.dropped.counts["not_the_best"] > 0 and done.dropped.rows() == []
@@ -210,15 +222,35 @@ def test_the_best_are_the_best_of_all():
 
 def test_too_few_are_made_up_from_the_best_of_the_others():
     documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(40)]
-    done = select(documents, Selection(held(passages=10, at_least=6, threshold=5.0), examples=99))
+    done = select(documents, Selection(held(passages=10, at_least=6, threshold=5.0), best_share=0.0, examples=99))
     expected = sorted(score([d.text for d in documents]), reverse=True)[:6]
     assert sorted((r["filter_score"] for r in done.rows()), reverse=True) == expected and done.held.passed == 0
     places = [int(r["document_id"][1:]) for r in done.rows()]
     assert places == sorted(places), "in the order of the stream"
 
 
+def test_a_language_in_which_hardly_anything_passes_has_its_own_threshold():
+    documents = [Document(f"p{n}", text(1000 + n, 20)) for n in range(300)]
+    low = lambda texts: [s / 10 for s in score(texts)]
+    shares = {}
+    for scoring in (score, low):
+        done = select(documents, Selection(held(passages=300, at_least=0), best_share=0.1, examples=0), block=100, scoring=scoring)
+        shares[scoring] = done.held.threshold, done.held.passed / 300
+    assert shares[score][0] == 0.5 and shares[score][1] > 0.1, "where enough pass nothing changes"
+    assert shares[low][0] < 0.07 and 0.05 < shares[low][1] < 0.2
+    fixed = select(documents, Selection(held(passages=300, at_least=0), best_share=0.0, examples=0), block=100, scoring=low)
+    assert fixed.held.passed == 0 and fixed.held.threshold == 0.5
+    few = select(documents[:9], Selection(held(passages=9, at_least=0), best_share=0.1, examples=0), scoring=low)
+    assert few.held.threshold == 0.5, "nine scores have no best tenth"
+    same = select(documents, Selection(held(at_least=2), best_share=0.1, examples=0), scoring=lambda texts: [0.2] * len(texts))
+    assert len(same.rows()) == 2 and same.held.passed == 0, "where all score the same none is the better"
+    for share in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="best_share is"):
+            language_threshold([0.1], threshold=0.5, best_share=share)
+
+
 def test_memory_does_not_grow_with_what_is_rejected():
-    selection = Selection(held(passages=10, at_least=5, threshold=9.0), examples=20)
+    selection = Selection(held(passages=10, at_least=5, threshold=9.0), best_share=0.0, examples=20)
 
     def offer(first: int, count: int) -> None:
         for n in range(first, first + count):
@@ -238,7 +270,7 @@ def test_memory_does_not_grow_with_what_is_rejected():
 
 def test_a_page_that_goes_on_in_another_script_keeps_its_good_chunk():
     page = Document("both", text(1, 20) + " " + "ไทยแลนด์ " * 400)
-    done = select([page, Document("thai", "ไทยแลนด์ " * 400)], Selection(held(), examples=9), scoring=lambda texts: [0.7] * len(texts))
+    done = select([page, Document("thai", "ไทยแลนด์ " * 400)], Selection(held(), best_share=0.0, examples=9), scoring=lambda texts: [0.7] * len(texts))
     assert [r["id"] for r in done.rows()] == ["swh_0"] and done.rows()[0]["text"] == page.text[: len(text(1, 20))]
     assert [(r["document_id"], r["reason"], r["detail"]) for r in done.dropped.rows()] == [("thai", "other_script", "0.000 of the letters are Latn")]
 
@@ -250,12 +282,12 @@ def test_bad_documents_and_bad_scores_have_their_reasons():
         Document("english", json.loads(english)["text"]), Document("gone", "", reason="unreadable_file", detail="x.parquet"), Document("nan", "nan " + text(2, 18)),
     ]  # fmt: skip
     scoring = lambda texts: [math.nan if "nan" in t else 0.7 for t in texts]
-    done = select(documents, Selection(held(), examples=9), scoring=scoring)
+    done = select(documents, Selection(held(), best_share=0.0, examples=9), scoring=scoring)
     reasons = {r["document_id"]: r["reason"] for r in done.dropped.rows()}
     assert [r["document_id"] for r in done.rows()] == ["no end"]
     assert reasons == {"one word": "too_short", "no blank": "too_short", "short": "too_short", "english": "english", "gone": "unreadable_file", "nan": "no_score"}
     assert score_bin(math.nan) == score_bin(math.inf) == "none" and score_bin(1e300) == "10.00" and score_bin(-0.01) == "-0.05"
-    assert select([], Selection(held(), examples=9)).rows() == []
+    assert select([], Selection(held(), best_share=0.0, examples=9)).rows() == []
 
 
 # --- the stage
