@@ -14,14 +14,15 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from finerweb.cutting import cut_documents
 from finerweb.data import asset
 from finerweb.duplicates import NearDuplicates, sketch
 from finerweb.scoring import batches, one_ahead
-from finerweb.select import Held, Selection, cut_documents, first_good_chunks, language_threshold, score_bin
+from finerweb.select import Held, Selection, first_good_chunks, language_threshold, score_bin
 from finerweb.source import Document, documents
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
-CUTTING = dict(rated=frozenset(), words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
+CUTTING = dict(rated=frozenset(), processes=1, words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
 WORDS = """habari watoto mwaka nchini serikali wananchi shule walimu kijiji mkoani rais waziri kazi chakula maji barabara nyumba familia wakati siku kwamba
     katika pamoja lakini wengi ambao wanaume wanawake vijana wazee mji mkuu jana leo kesho asubuhi jioni usiku mvua jua mlima ziwa bahari samaki wavuvi
     wakulima mashamba mazao bei soko biashara fedha benki hospitali daktari wagonjwa dawa afya elimu chuo kikuu wanafunzi vitabu gazeti waandishi redio
@@ -173,6 +174,32 @@ def test_the_likeness_is_the_share_of_shingles():
         runs = [{tuple(t.split()[n : n + 3]) for n in range(298)} for t in (whole, other)]
         true = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
         assert sketch(whole, "eng", shingle=3).jaccard(sketch(other, "eng", shingle=3)) == pytest.approx(true, abs=0.12)
+
+
+# --- cutting
+
+
+def test_any_number_of_processes_cuts_the_same_and_loses_nothing_before_a_break():
+    def broken():
+        yield from pages(40)
+        raise OSError("the line broke")
+
+    together = {}
+    for processes in (1, 3):
+        together[processes] = []
+        with pytest.raises(OSError, match="the line broke"):
+            for block in cut_documents(broken(), "swh", block=8, **CUTTING | dict(processes=processes)):
+                together[processes].append(block)
+    assert together[1] == together[3] and sum(map(len, together[1])) == 40
+    for block in cut_documents(pages(4000), "swh", block=8, **CUTTING | dict(processes=2)):
+        assert len(block) == 8
+        break
+
+
+def test_hostile_pages_are_cut_or_have_a_reason():
+    found = [x for block in cut_documents([Document(f"{n}", t) for n, t in enumerate(HOSTILE)], "swh", block=3, **CUTTING) for x in block]
+    assert all(bool(reason) or bool(spans) for _, reason, spans in found) and all(len(spans) <= 1 for _, reason, spans in found if reason)
+    assert all(document.text[a:b].strip() for document, _, spans in found for _, a, b in spans)
 
 
 # --- the selection
