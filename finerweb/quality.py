@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVALUATION', 'human_labels', 'auc', 'separation', 'rated_chunks', 'to_learn', 'filter_for', 'measure', 'means',
-           'without_scripts']
+           'without_scripts', 'thresholds']
 
-# %% ../nbs/73_quality.ipynb #b67b2642
+# %% ../nbs/73_quality.ipynb #55dcad53
 import hashlib
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
-# %% ../nbs/73_quality.ipynb #44eb4c7f
+# %% ../nbs/73_quality.ipynb #bdcb7189
 EVALUATION = ("turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam")
 
 
@@ -34,7 +34,7 @@ def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
     noisy = source == "UD_English-EWT" and re.search("answers|email|reviews", kind)
     return [("ewt", 0)] if noisy else [("sms", 0)] if source == "sms-spam" else []
 
-# %% ../nbs/73_quality.ipynb #9c68564c
+# %% ../nbs/73_quality.ipynb #003c8c6a
 def auc(clean: list[float], noise: list[float]) -> float:
     "The share of pairs in which the clean one has the higher score; equal scores count half. Both lists have members."
     from sklearn.metrics import roc_auc_score
@@ -59,7 +59,7 @@ def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
         if min(len(clean), len(noise)) >= least
     ]
 
-# %% ../nbs/73_quality.ipynb #c0b7ba2b
+# %% ../nbs/73_quality.ipynb #2ab0036e
 def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
     "The rated chunks of a language's file: one of each of at most `documents`, the first four of each that humans `judged`. `score` is the teachers' mean rating."
     import random
@@ -88,7 +88,7 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
             f["score"] = f.get("score", 0.0) + score / 2
     return found
 
-# %% ../nbs/73_quality.ipynb #f55510e7
+# %% ../nbs/73_quality.ipynb #7886d55b
 def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, fold: int, seed: int) -> tuple[list[dict], list[dict]]:
     "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages, those of half `fold`; the other half is asked about."
     drawn = lambda word: hashlib.sha256(f"{seed} {word}".encode()).digest()
@@ -99,14 +99,16 @@ def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: flo
     return pages + [r for r in allowed if not r["judged"]][: passages - len(pages)], [r for r in rows if r["judged"] and not half(r)]
 
 
-def filter_for(rows: list[dict], *, encoder: str, loss: str, trained: str, folder: Path, seed: int, **how) -> Callable[[list[dict]], list[float]]:
+def filter_for(
+    rows: list[dict], *, encoder: str, loss: str, trained: str, folder: Path, seed: int, task: str = "multiclass", **how
+) -> Callable[[list[dict]], list[float]]:  # fmt: skip
     "What scores rows, from a filter that learnt from `rows`; `how` is the rest of what `train_filter` takes, `trained` as in 12_filter."
     from finerweb.filter import fit_head, split, train_filter
     from finerweb.regressor import read_as_scores, readable
     from finerweb.scoring import score_passages
 
     train, validation, _ = split(rows, validation=0.1, seed=seed)
-    same = dict(encoder=encoder, task="multiclass", batch=how["batch"], max_length=how["max_length"], seed=seed)
+    same = dict(encoder=encoder, task=task, batch=how["batch"], max_length=how["max_length"], seed=seed)
     if trained == "head":
         model, tokenizer, _ = fit_head(train, validation, **same)
     else:
@@ -135,7 +137,7 @@ def means(found: list[dict], by: str) -> float:
         sets[row["set"]].append(row[by])
     return fmean(map(fmean, sets.values())) if sets else float("nan")
 
-# %% ../nbs/73_quality.ipynb #1d3fb470
+# %% ../nbs/73_quality.ipynb #7b795a20
 def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, least: int, seed: int, folder: Path, **how) -> list[dict]:
     "A row a script that has `least` passages: the rank correlation of filter and teachers on its passages, where the filter learnt `with` and `without` it."
     from scipy.stats import spearmanr
@@ -152,4 +154,27 @@ def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, leas
         blind = filter_for([r for r in learnt if r["script"] != script][:passages], folder=folder / script, seed=seed, **how)
         agreed = [float(spearmanr(scored(mine), [r["score"] for r in mine]).statistic) for scored in (everything, blind)]
         found.append({"script": script, "languages": len({r["language"] for r in mine}), "passages": len(mine), "with": agreed[0], "without": agreed[1]})
+    return found
+
+# %% ../nbs/73_quality.ipynb #62095593
+def thresholds(rows: list[dict], *, learnt: int, least: int, best_share: float, seed: int, folder: Path, **how) -> list[dict]:
+    """A row a language with `least` passages beside the `learnt`: the share that is `useful`, and by `one` threshold, 0.5, and by its `own` the share that
+    `passes`, its `precision` and the macro `f1`."""
+    from finerweb.filter import classes, filter_scores
+    from finerweb.select import language_threshold
+
+    languages, found = defaultdict(list), []
+    for r in sorted(rows, key=lambda r: hashlib.sha256(f"{seed} {r['id']}".encode()).digest()):
+        languages[r["language"]].append({**r, "target": float(r["score"] >= 3)})
+    scored = filter_for([r for mine in languages.values() for r in mine[:learnt]], task="binary", folder=folder, seed=seed, **how)
+    for language, mine in sorted(languages.items()):
+        if len(asked := mine[learnt:]) < least:
+            continue
+        scores, useful = scored(asked), classes([r["target"] for r in asked], task="binary")
+        row = {"language": language, "passages": len(asked), "useful": fmean(useful)}
+        for name, above in (("one", 0.5), ("own", language_threshold(scores, threshold=0.5, best_share=best_share))):
+            passed = [int(s > above) for s in scores]
+            right = sum(u for u, p in zip(useful, passed, strict=True) if p) / max(1, sum(passed))
+            row |= {f"{name}: passes": fmean(passed), f"{name}: precision": right if any(passed) else None, f"{name}: f1": filter_scores(useful, passed)["f1"]}
+        found.append(row)
     return found
