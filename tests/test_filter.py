@@ -252,6 +252,32 @@ def test_left_out_scripts_and_languages_are_not_trained_on():
     assert split(rows, validation=0.2, seed=3)[1][2:4] == [r for r in held_out if r["language"] == "eng"]  # others leaving moves nothing
 
 
+MEASURED = dict(encoder="ngrams", loss="squared", trained="head", batch=8, max_length=100)
+
+
+def test_filters_are_measured_on_pages_they_have_not_seen(tmp_path):
+    from finerweb.quality import means, measure
+
+    page = lambda n, good: dict(id=f"{n}#0", document=f"{n}", language=("eng", "fin")[n % 3 == 0], text=f"word{n % 9} " * 5 + "in 1999 " * good, score=1 + 3.0 * good)
+    judged = [page(n, n % 2) | dict(judged=True, source="UD_English-EWT", kind="web weblog (noisy)" if n % 2 else "web email (noisy)") for n in range(120)]
+    others = [page(n, n % 2) | dict(judged=False, source="news", kind="news") for n in range(1000, 1060)]
+    found = measure(judged + others, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED)
+    assert {(r["set"], r["language"], r["seen"]) for r in found} == {("ewt", "eng", True), ("ewt", "fin", False)}
+    assert means(found, "teachers") == 1 and means(found, "filter") > 0.9
+    blind = [r | dict(score=1 + 3.0 * (n % 4 < 2)) for n, r in enumerate(judged + others)]  # ratings that the pages have nothing to do with
+    assert means(measure(blind, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED), "filter") < 0.8
+
+
+def test_a_language_in_which_nothing_passes_one_threshold_has_passages_by_its_own(tmp_path):
+    from finerweb.quality import thresholds
+
+    page = lambda language, n, useful: dict(id=f"{language}{n}", language=language, text=f"word{n % 9} " * 5 + "in 1999 " * useful, score=1 + 3.0 * useful)
+    rows = [page("eng", n, n % 2) for n in range(60)] + [page("swh", n, 0) | dict(score=4.0 * (n % 10 == 0)) for n in range(60)] + [page("tha", n, 1) for n in range(25)]
+    found = {r["language"]: r for r in thresholds(rows, learnt=20, least=30, best_share=0.2, seed=1, folder=tmp_path, **MEASURED)}
+    assert set(found) == {"eng", "swh"} and found["eng"]["one: f1"] > 0.9 and found["eng"]["own: f1"] == found["eng"]["one: f1"]
+    assert found["swh"]["one: passes"] == 0 and found["swh"]["one: precision"] is None and 0 < found["swh"]["own: passes"] <= 0.2
+
+
 def test_scores_by_language_and_calibration():
     rows = [dict(language="eng", target=t) for t in (1.0, 0.0)] + [dict(language="tha", target=1.0)]
     scores = language_scores(rows, [0.9, 0.2, 0.1], task="binary")
