@@ -6,7 +6,7 @@
 __all__ = ['WINDOWS', 'SHAPE_WINDOWS', 'UNTRAINED', 'CharTokenizer', 'hash_ngrams', 'shapes', 'CharEncoderConfig', 'CharEncoder',
            'CharEncoderForSequenceClassification', 'encoder_path', 'load_encoder', 'load_sequence_regressor']
 
-# %% ../nbs/06_encoder.ipynb #e2fea6ec
+# %% ../nbs/06_encoder.ipynb #6119433f
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 
 
-# %% ../nbs/06_encoder.ipynb #1b4f2f70
+# %% ../nbs/06_encoder.ipynb #c09249ee
 class CharTokenizer(PreTrainedTokenizer):
     "Characters as tokens, code points as their ids; gives offsets; adds no special tokens."
 
@@ -73,7 +73,7 @@ class CharTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding({k: v[0] for k, v in batch.items()})
         return BatchEncoding(dict(batch), tensor_type=return_tensors)
 
-# %% ../nbs/06_encoder.ipynb #5469af35
+# %% ../nbs/06_encoder.ipynb #2879758f
 WINDOWS = ((0, 0), (-1, 0), (0, 1), (-2, 0), (-1, 1), (0, 2), (-3, 0), (0, 3))
 
 
@@ -91,7 +91,7 @@ def hash_ngrams(ids: torch.Tensor, rows: int, windows: tuple[tuple[int, int], ..
         hashed.append(value % rows)
     return torch.stack(hashed, dim=-1)
 
-# %% ../nbs/06_encoder.ipynb #a75402a7
+# %% ../nbs/06_encoder.ipynb #a5c8a20c
 SHAPE_WINDOWS = ((0, 0), (-1, 1), (-2, 1), (-2, 2), (-3, 2), (-4, 3))
 _MARKS = {
     ".": "。।۔።", "?": "？؟", "!": "！", ",": "，、،", ":": "：", ";": "；؛", '"': "“”„«»「」『』", "'": "’‘", "-": "–—", "(": "（", ")": "）", "/": "", "|": "", "\n": ""
@@ -110,15 +110,19 @@ def shapes(ids: torch.Tensor) -> torch.Tensor:
     seen, places = ids.unique(return_inverse=True)
     return torch.tensor([_shape(i) for i in seen.tolist()], dtype=ids.dtype, device=ids.device)[places]
 
-# %% ../nbs/06_encoder.ipynb #d590fea8
+# %% ../nbs/06_encoder.ipynb #b2b3c5d1
+_WINDOWS = {"characters": WINDOWS, "shapes": SHAPE_WINDOWS}
+
+
 class CharEncoderConfig(PreTrainedConfig):
     "Sizes of a CharEncoder; the defaults are those the encoder was measured with."
 
     model_type = "finerweb-chars"
 
     def __init__(self, rows: int = 20000, row_size: int = 64, hidden_size: int = 256, dilations: list | tuple = (1, 2, 4, 8, 16, 1),
-                 dropout: float = 0.2, shapes: bool = False, **kwargs):  # fmt: skip
-        self.shapes = shapes  # of characters, in place of characters
+                 dropout: float = 0.2, reads: list | tuple = ("characters",), hidden_characters: float = 0.0, **kwargs):  # fmt: skip
+        self.reads = list(reads)  # "characters", "shapes" or both
+        self.hidden_characters = hidden_characters  # share of the texts whose characters training hides
         self.rows, self.row_size, self.hidden_size, self.dilations, self.dropout = rows, row_size, hidden_size, list(dilations), dropout
         super().__init__(**kwargs)
 
@@ -139,31 +143,41 @@ class _Pretrained(PreTrainedModel):
 
 
 class CharEncoder(_Pretrained):
-    "Characters, or their shapes, to vectors: hashed n-grams, then residual gated convolutions; each position sees `reach` characters to either side."
+    "Characters, their shapes or both to vectors: hashed n-grams, then residual gated convolutions; each position sees `reach` characters to either side."
 
     def __init__(self, config: CharEncoderConfig):
         super().__init__(config)
-        size, self.windows = config.hidden_size, SHAPE_WINDOWS if config.shapes else WINDOWS
-        self.tables = nn.ModuleList(nn.Embedding(config.rows, config.row_size) for _ in self.windows)
-        self.project = nn.Linear(len(self.windows) * config.row_size, size)
+        size, windows = config.hidden_size, [window for read in config.reads for window in _WINDOWS[read]]
+        self.tables = nn.ModuleList(nn.Embedding(config.rows, config.row_size) for _ in windows)
+        self.project = nn.Linear(len(windows) * config.row_size, size)
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in config.dilations)
         self.convolutions = nn.ModuleList(nn.Conv1d(size, 2 * size, 3, padding=d, dilation=d) for d in config.dilations)
         self.norm = nn.LayerNorm(size)
         self.dropout = nn.Dropout(config.dropout)
-        self.reach = max(max(-first, last) for first, last in self.windows) + sum(config.dilations)
+        self.reach = max(max(-first, last) for first, last in windows) + sum(config.dilations)
         self.post_init()
+
+    def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of the n-grams around each position, joined."""
+        tables, found = iter(self.tables), []
+        for read in self.config.reads:
+            ngrams = hash_ngrams(shapes(ids) if read == "shapes" else ids, self.config.rows, _WINDOWS[read])
+            rows = torch.cat([next(tables)(one) for one in ngrams.unbind(-1)], dim=-1)
+            if self.training and self.config.hidden_characters and read == "characters":
+                rows = rows * (torch.rand(len(ids), 1, 1, device=ids.device) >= self.config.hidden_characters)
+            found.append(rows)
+        return torch.cat(found, dim=-1)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> BaseModelOutput:
         "`last_hidden_state` [batch, length, hidden_size] of code points [batch, length]."
         seen = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).unsqueeze(-1)
-        ngrams = hash_ngrams(shapes(input_ids) if self.config.shapes else input_ids, self.config.rows, self.windows)
-        x = self.project(self.dropout(torch.cat([table(ngrams[..., n]) for n, table in enumerate(self.tables)], dim=-1)))
+        x = self.project(self.dropout(self._look_up(input_ids)))
         for norm, convolve in zip(self.norms, self.convolutions, strict=True):
             near = convolve((norm(x) * seen).transpose(1, 2))
             x = x + self.dropout(nn.functional.glu(near, dim=1).transpose(1, 2))
         return BaseModelOutput(last_hidden_state=self.norm(x) * seen)
 
-# %% ../nbs/06_encoder.ipynb #9bee58af
+# %% ../nbs/06_encoder.ipynb #af3300b4
 class CharEncoderForSequenceClassification(_Pretrained):
     "A CharEncoder with a head for whole texts: regression where `num_labels` is 1, classes otherwise."
 
@@ -194,9 +208,12 @@ AutoTokenizer.register(CharEncoderConfig, tokenizer_class=CharTokenizer, exist_o
 AutoModel.register(CharEncoderConfig, CharEncoder, exist_ok=True)
 AutoModelForSequenceClassification.register(CharEncoderConfig, CharEncoderForSequenceClassification, exist_ok=True)
 
-# %% ../nbs/06_encoder.ipynb #aaf918f8
+# %% ../nbs/06_encoder.ipynb #0b457fe6
 _SMALL = {"dilations": [], "row_size": 16, "hidden_size": 64}
-UNTRAINED: dict[str, dict] = {"char": {}, "ngrams": _SMALL, "shapes": _SMALL | {"shapes": True}}  # name -> settings that differ from the full encoder's
+UNTRAINED: dict[str, dict] = {  # name -> settings that differ from the full encoder's
+    "char": {}, "ngrams": _SMALL, "shapes": _SMALL | {"reads": ["shapes"]},
+    "ngrams+shapes": _SMALL | {"reads": ["characters", "shapes"], "hidden_characters": 0.5},
+}  # fmt: skip
 
 
 def encoder_path(name_or_path: str | Path) -> str:
@@ -213,12 +230,12 @@ def _load(load, name_or_path: str | Path, **kwargs):
     try:
         return load(encoder_path(name_or_path), **kwargs)
     except (OSError, ValueError) as error:
-        known = "expected 'char', 'ngrams', 'shapes', 'minilm', a folder with config.json, or a name on the model hub"
+        known = f"expected {', '.join(map(repr, UNTRAINED))}, 'minilm', a folder with config.json, or a name on the model hub"
         raise ValueError(f"no encoder {str(name_or_path)!r}: {known} ({error})") from error
 
 
 def load_encoder(name_or_path: str | Path) -> tuple:
-    "(tokenizer, model): \"char\", \"ngrams\" or \"shapes\" (untrained, weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError."
+    "(tokenizer, model): a name in `UNTRAINED` (weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError."
     if name_or_path in UNTRAINED:
         return CharTokenizer(), CharEncoder(CharEncoderConfig(**UNTRAINED[name_or_path]))
     return _load(AutoTokenizer.from_pretrained, name_or_path), _load(AutoModel.from_pretrained, name_or_path)

@@ -264,4 +264,19 @@ def test_shapes_are_the_same_in_all_scripts(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = load_sequence_regressor(tmp_path)[1].eval()
-    assert again.config.shapes and torch.allclose(score(again, "Anna, 1999?"), torch.tensor([same]), atol=1e-6)
+    assert again.config.reads == ["shapes"] and torch.allclose(score(again, "Anna, 1999?"), torch.tensor([same]), atol=1e-6)
+
+
+def test_an_encoder_of_characters_and_shapes_reads_both_and_training_hides_characters(tmp_path):
+    torch.manual_seed(0)
+    tokenizer, model = load_sequence_regressor("ngrams+shapes")
+    score = lambda model, *texts: model(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits.squeeze(-1)
+    same_shape, other_words = score(model.eval(), "Anna, 1999?", "Otto, 1234?").tolist()
+    assert same_shape != other_words, "it reads characters"
+    model.encoder.config.hidden_characters, model.encoder.dropout.p = 1.0, 0.0
+    one, two = score(model.train(), "Anna, 1999?", "Otto, 1234?").tolist()
+    assert one == pytest.approx(two, abs=1e-6), "all hidden: only the shapes are left"
+    assert score(model.eval(), "Anna, 1999?", "Otto, 1234?").tolist() == [same_shape, other_words], "nothing is hidden but in training"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(score(load_sequence_regressor(tmp_path)[1].eval(), "Anna, 1999?"), score(model, "Anna, 1999?"))
