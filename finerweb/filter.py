@@ -6,7 +6,7 @@
 __all__ = ['targets', 'split', 'classes', 'filter_scores', 'language_scores', 'reliability', 'last_checkpoint', 'encode',
            'train_filter', 'fit_head']
 
-# %% ../nbs/12_filter.ipynb #fface119
+# %% ../nbs/12_filter.ipynb #d350b497
 import hashlib
 import json
 import shutil
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .regressor import scale
 
-# %% ../nbs/12_filter.ipynb #0b4d963e
+# %% ../nbs/12_filter.ipynb #2d5425fb
 def targets(rated: list[list[dict]], *, task: str) -> list[dict]:
     "Rows with `target`, from one list of rated rows a teacher; a passage counts if every teacher rated it. Raises ValueError for an unknown task."
     scale(task)
@@ -27,7 +27,7 @@ def targets(rated: list[list[dict]], *, task: str) -> list[dict]:
     means = {id: sum(s) / len(s) for id, s in scores.items() if len(s) == len(rated)}
     return [{**rows[id], "target": float(mean >= 3) if task == "binary" else mean} for id, mean in means.items()]
 
-# %% ../nbs/12_filter.ipynb #2a335886
+# %% ../nbs/12_filter.ipynb #8a823d30
 def split(rows: list[dict], *, validation: float, seed: int, leave_out: list[str] = ()) -> tuple[list[dict], list[dict], list[dict]]:
     "(training, validation, unseen rows): of each language the share `validation`, at least one where it has two; unseen are languages and scripts `leave_out`."
     languages = defaultdict(list)
@@ -44,7 +44,7 @@ def split(rows: list[dict], *, validation: float, seed: int, leave_out: list[str
         train += mine[n:]
     return train, held_out, unseen
 
-# %% ../nbs/12_filter.ipynb #530c39fd
+# %% ../nbs/12_filter.ipynb #b679994f
 def classes(predicted: list[float], *, task: str) -> list[int]:
     "Each prediction as the nearest class: 0 or 1, or 1 to 4; a half rounds up."
     low, high = scale(task)
@@ -72,7 +72,7 @@ def language_scores(rows: list[dict], predicted: list[float], *, task: str) -> d
     macro = {m: sum(s[m] for s in languages.values()) / max(1, len(languages)) for m in ("precision", "recall", "f1")}
     return {"overall": filter_scores(expected, found), "macro": macro, "languages": languages}
 
-# %% ../nbs/12_filter.ipynb #4098e1f3
+# %% ../nbs/12_filter.ipynb #10184cb3
 def reliability(targets: list[float], predicted: list[float], *, task: str, bins: int) -> tuple[list[dict], float]:
     "A row for each bin that has passages: its edges, `passages`, mean `predicted` score (cut to the scale) and mean `rated`; and the calibration error."
     low, high = scale(task)
@@ -84,7 +84,7 @@ def reliability(targets: list[float], predicted: list[float], *, task: str, bins
     rows = [{"from": low + b * width, "to": low + (b + 1) * width, "passages": len(g), "predicted": mean(g, 0), "rated": mean(g, 1)} for b, g in sorted(groups.items())]
     return rows, sum(r["passages"] * abs(r["predicted"] - r["rated"]) for r in rows) / max(1, len(targets))
 
-# %% ../nbs/12_filter.ipynb #0dda1f80
+# %% ../nbs/12_filter.ipynb #27f104d2
 def last_checkpoint(folder: Path, mark: str) -> str | None:
     "The newest whole checkpoint of the training `mark` in `folder`; what another training left there is deleted."
     noted = folder / "mark"
@@ -100,7 +100,7 @@ def last_checkpoint(folder: Path, mark: str) -> str | None:
             continue
     return max(whole)[1] if whole else None
 
-# %% ../nbs/12_filter.ipynb #939ce49e
+# %% ../nbs/12_filter.ipynb #f399a31d
 def encode(rows: list[dict], tokenizer: "PreTrainedTokenizer", *, max_length: int) -> list[dict]:  # noqa: F821
     "What the Trainer takes: tokens of each row's text, and its `target` as `labels`."
     tokens = tokenizer([r["text"] for r in rows], truncation=True, max_length=max_length)
@@ -140,7 +140,7 @@ def train_filter(
     curve = [{k: h[k] for k in ("epoch", "loss", "eval_loss") if k in h} for h in trainer.state.log_history if "loss" in h or "eval_loss" in h]
     return trainer.model, tokenizer, curve
 
-# %% ../nbs/12_filter.ipynb #cda07495
+# %% ../nbs/12_filter.ipynb #c3c1b5ea
 def fit_head(
     train: list[dict], held_out: list[dict], *, encoder: str, task: str, batch: int, max_length: int, seed: int,
     ridges: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0),
