@@ -6,7 +6,7 @@
 __all__ = ['EVALUATION', 'human_labels', 'auc', 'separation', 'rated_chunks', 'to_learn', 'filter_for', 'measure', 'means',
            'without_scripts', 'thresholds']
 
-# %% ../nbs/73_quality.ipynb #55dcad53
+# %% ../nbs/73_quality.ipynb #dd7f96d7
 import hashlib
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
-# %% ../nbs/73_quality.ipynb #bdcb7189
+# %% ../nbs/73_quality.ipynb #cc4d5536
 EVALUATION = ("turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam")
 
 
@@ -34,7 +34,7 @@ def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
     noisy = source == "UD_English-EWT" and re.search("answers|email|reviews", kind)
     return [("ewt", 0)] if noisy else [("sms", 0)] if source == "sms-spam" else []
 
-# %% ../nbs/73_quality.ipynb #003c8c6a
+# %% ../nbs/73_quality.ipynb #f085da32
 def auc(clean: list[float], noise: list[float]) -> float:
     "The share of pairs in which the clean one has the higher score; equal scores count half. Both lists have members."
     from sklearn.metrics import roc_auc_score
@@ -59,7 +59,7 @@ def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
         if min(len(clean), len(noise)) >= least
     ]
 
-# %% ../nbs/73_quality.ipynb #2ab0036e
+# %% ../nbs/73_quality.ipynb #d9405891
 def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
     "The rated chunks of a language's file: one of each of at most `documents`, the first four of each that humans `judged`. `score` is the teachers' mean rating."
     import random
@@ -88,7 +88,7 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
             f["score"] = f.get("score", 0.0) + score / 2
     return found
 
-# %% ../nbs/73_quality.ipynb #7886d55b
+# %% ../nbs/73_quality.ipynb #523b5fa4
 def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, fold: int, seed: int) -> tuple[list[dict], list[dict]]:
     "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages, those of half `fold`; the other half is asked about."
     drawn = lambda word: hashlib.sha256(f"{seed} {word}".encode()).digest()
@@ -137,7 +137,7 @@ def means(found: list[dict], by: str) -> float:
         sets[row["set"]].append(row[by])
     return fmean(map(fmean, sets.values())) if sets else float("nan")
 
-# %% ../nbs/73_quality.ipynb #7b795a20
+# %% ../nbs/73_quality.ipynb #ef082d4e
 def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, least: int, seed: int, folder: Path, **how) -> list[dict]:
     "A row a script that has `least` passages: the rank correlation of filter and teachers on its passages, where the filter learnt `with` and `without` it."
     from scipy.stats import spearmanr
@@ -156,7 +156,7 @@ def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, leas
         found.append({"script": script, "languages": len({r["language"] for r in mine}), "passages": len(mine), "with": agreed[0], "without": agreed[1]})
     return found
 
-# %% ../nbs/73_quality.ipynb #62095593
+# %% ../nbs/73_quality.ipynb #478cf8be
 def thresholds(rows: list[dict], *, learnt: int, least: int, best_share: float, seed: int, folder: Path, **how) -> list[dict]:
     """A row a language with `least` passages beside the `learnt`: the share that is `useful`, and by `one` threshold, 0.5, and by its `own` the share that
     `passes`, its `precision` and the macro `f1`."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['language_threshold', 'first_good_chunks', 'Held', 'Selection', 'score_bin', 'show_scores']
 
-# %% ../nbs/13_select.ipynb #f8fc183f
+# %% ../nbs/13_select.ipynb #c637f696
 import math
 from bisect import bisect_left, insort
 from collections import Counter
@@ -17,7 +17,7 @@ from .identify import check_language
 from .languages import language as find_language
 from .source import Document, Dropped, passage_row
 
-# %% ../nbs/13_select.ipynb #904eec70
+# %% ../nbs/13_select.ipynb #78d3a5a6
 def language_threshold(scores: list[float], *, threshold: float, best_share: float) -> float:
     "`threshold`, or what only the best `best_share` of `scores` lie above if that is lower. Raises ValueError for a share below 0 or not below 1."
     if not 0 <= best_share < 1:
@@ -26,7 +26,7 @@ def language_threshold(scores: list[float], *, threshold: float, best_share: flo
     among = int(best_share * len(found))
     return min(threshold, found[among]) if among else threshold
 
-# %% ../nbs/13_select.ipynb #1e57d15a
+# %% ../nbs/13_select.ipynb #1793ea4a
 def first_good_chunks(
     block: list[tuple[Document, str, list[Span]]], language: str, *, score: Callable[[list[str]], list[float]], passes: Callable[[float], bool]
 ) -> list[tuple[dict, str, str]]:
@@ -52,7 +52,7 @@ def first_good_chunks(
         rows.append((row | {"filter_score": value}, "", "") if scored else (row, reason or "no_score", document.detail))
     return rows
 
-# %% ../nbs/13_select.ipynb #386c15d9
+# %% ../nbs/13_select.ipynb #89fe62df
 class Held:
     "The passages held so far, the worst let go for the better; no two nearly the same, no two of one document."
 
@@ -107,7 +107,7 @@ class Held:
         self.passed -= self.passes(row["filter_score"])
         return row
 
-# %% ../nbs/13_select.ipynb #d32253f2
+# %% ../nbs/13_select.ipynb #dd28860a
 class Selection:
     "What a selection has found in the documents read so far, and all that is needed to go on from there."
 
@@ -150,7 +150,7 @@ class Selection:
             self.held.rows[place] = row
             self.held._take(place)
 
-# %% ../nbs/13_select.ipynb #617ac6a2
+# %% ../nbs/13_select.ipynb #226e8799
 _WIDTH = 0.05
 
 

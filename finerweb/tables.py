@@ -6,7 +6,7 @@
 __all__ = ['REPORTED', 'OURS', 'PAPER_SETS', 'paper_rows', 'filter_lines', 'filter_table', 'selection_table', 'show_selections',
            'dataset_table', 'student_table', 'language_table', 'merging_table', 'readable', 'write_table']
 
-# %% ../nbs/51_tables.ipynb #d6117cec
+# %% ../nbs/51_tables.ipynb #966e7f47
 import csv
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from .data import Table, asset
 from .languages import languages as known_languages
 from .languages import reported
 
-# %% ../nbs/51_tables.ipynb #3a71f085
+# %% ../nbs/51_tables.ipynb #6bb494af
 REPORTED, OURS = "reported", "this run"
 
 
@@ -32,7 +32,7 @@ def paper_rows(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as file:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
-# %% ../nbs/51_tables.ipynb #4e93eb59
+# %% ../nbs/51_tables.ipynb #be5532d2
 def filter_lines(filters: list[dict]) -> list[dict]:
     "One entry for each filter but for its seed, from `{parameters, scores}` of each: what it is (`key`), and the scores of its seeds."
     lines: dict[tuple, list[dict]] = {}
@@ -63,7 +63,7 @@ def filter_table(filters: list[dict]) -> list[dict]:
             rows.append(row | {"spread": stdev(f1) if len(f1) > 1 else None})
     return rows
 
-# %% ../nbs/51_tables.ipynb #71da9698
+# %% ../nbs/51_tables.ipynb #cd0838ce
 def selection_table(selections: dict[str, dict]) -> list[dict]:
     """A row for each language and one for all, from the `meta.json` of each `13_select`: documents read, passages scored and kept, the language's threshold,
     documents rejected for each reason. Raises ValueError if they do not add up."""
@@ -80,7 +80,7 @@ def selection_table(selections: dict[str, dict]) -> list[dict]:
     total = lambda name: sum(row[name] for row in rows)
     return rows + [{"language": "all", **{name: None if name == "threshold" else total(name) for name in rows[0] if name != "language"}}] if rows else []
 
-# %% ../nbs/51_tables.ipynb #e0d15317
+# %% ../nbs/51_tables.ipynb #6794f424
 def show_selections(console: "rich.console.Console", metas: dict[tuple[str, tuple[str, ...]], dict]) -> None:  # noqa: F821
     "`selection_table` with the seconds of stages 10, 11 and 13 and the documents read a second; (stage, key) -> `meta.json`."
     from rich.box import SIMPLE
@@ -97,7 +97,7 @@ def show_selections(console: "rich.console.Console", metas: dict[tuple[str, tupl
     if table.rows:
         console.print(table)
 
-# %% ../nbs/51_tables.ipynb #1e2ea819
+# %% ../nbs/51_tables.ipynb #1af7af58
 _SIZES = ("passages", "characters a passage", "annotations a passage", "types a passage", "distinct types", "languages")
 
 
@@ -117,7 +117,7 @@ def dataset_table(statistics: list[dict], *, run: str) -> list[dict]:
         rows.append({"source": OURS, "dataset": f"{run}, {annotator}", **dict(zip(_SIZES, sizes, strict=True))})
     return rows
 
-# %% ../nbs/51_tables.ipynb #435c828e
+# %% ../nbs/51_tables.ipynb #7e35708b
 # Test set of the package -> column of the paper's table, language, what keeps the two from being the same.
 PAPER_SETS = {
     "conll2003": ("conll2003_eng", "eng", ""),
@@ -149,7 +149,7 @@ def student_table(
         lines.setdefault(same if same in PAPER_SETS else e["benchmark"], []).append(row)
     return [row for rows in lines.values() for row in rows]
 
-# %% ../nbs/51_tables.ipynb #492e7d5e
+# %% ../nbs/51_tables.ipynb #9a1f43f9
 def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]:
     "Tables 8 and 9 for the languages of this run: passages, length, annotations a passage and distinct types, of each teacher and merged."
     annotators = {f"teacher {n}": name for n, name in enumerate(teachers, 1)} | {"merged": "merged"}
@@ -170,7 +170,7 @@ def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]
     counts = ("passages", "distinct types")
     return [{k: int(v) if k.startswith(counts) and v is not None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/51_tables.ipynb #97ea9412
+# %% ../nbs/51_tables.ipynb #59a865d6
 def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     "The shares that the paper reports, then this run's, from the counts of `15_align` (by teacher) and `16_merge`, each summed over languages."
     rows = [{"source": REPORTED, **r} for r in paper_rows(asset("paper/merging.csv"))]
@@ -184,7 +184,7 @@ def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     share("annotations kept", "all", sum(merged.get(f"{t}_kept", 0) for t in aligned), merged.get("annotations", 0))
     return rows
 
-# %% ../nbs/51_tables.ipynb #c47214fa
+# %% ../nbs/51_tables.ipynb #10db11f0
 def readable(rows: list[dict]) -> Table:
     "`rows` with every cell as a text to be read."
 
