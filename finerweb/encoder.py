@@ -126,7 +126,7 @@ class CharEncoderConfig(PreTrainedConfig):
         self.rows, self.row_size, self.hidden_size, self.dilations, self.dropout = rows, row_size, hidden_size, list(dilations), dropout
         super().__init__(**kwargs)
 
-
+# %% ../nbs/06_encoder.ipynb #c99a1a5b
 class _Pretrained(PreTrainedModel):
     config_class = CharEncoderConfig
     base_model_prefix = "encoder"
