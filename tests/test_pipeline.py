@@ -306,7 +306,7 @@ def test_status_tells_what_a_run_holds(finished, finerweb):
     assert said.returncode == 0 and re.search(r"small: 29 of 3\d tasks up to date", said.stdout)
     assert re.search(r"13_select +│ +│ 2 ", said.stdout) and "tiny" in said.stdout
     metas = [json.loads((finished[0] / f"runs/small/13_select/{c}/meta.json").read_text()) for c in ("eng", "swh")]
-    rows = re.findall(r"^ (eng|swh|all) +([\d,]+) +([\d,]+) +([\d,]+) +(\d.*)", finerweb(finished[0], "status", "--run", "small", "--each").stdout, re.MULTILINE)
+    rows = re.findall(r"^ (eng|swh|all) +([\d,]+) +([\d,]+) +([\d,]+) +(-?\d.*)", finerweb(finished[0], "status", "--run", "small", "--each").stdout, re.MULTILINE)
     read, kept = ([m["counts"]["documents_read"] for m in metas], [m["rows"] for m in metas])
     assert [(r[0], int(r[1]), int(r[3])) for r in rows] == [("eng", read[0], kept[0]), ("swh", read[1], kept[1]), ("all", sum(read), sum(kept))]
     said = finerweb(finished[0], "status", "--run", "smal")
