@@ -96,6 +96,7 @@ def run(paths: list[Path]) -> int:
     from nbclient import NotebookClient
 
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("FINERWEB_HOME", str(ROOT / "runs"))  # not nbs/runs, where the notebooks are executed
     failed = []
     for path in paths:
         started = time.monotonic()

@@ -245,6 +245,15 @@ def test_nothing_names_a_folder_of_one_machine():
     assert not found
 
 
+def test_no_run_and_no_large_file_is_tracked():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]
+    assert "README.md" in tracked
+    wrong = [name for name in tracked if "runs" in Path(name).parts or (ROOT / name).is_file() and (ROOT / name).stat().st_size > 1_000_000]
+    assert not wrong, f"take out of git: {wrong[:9]}"
+
+
 @each_notebook
 def test_export_cells_are_short(path):
     sizes = [c.count("\n") for c in export_cells(path)]  # without the line of the directive
