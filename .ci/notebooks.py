@@ -45,23 +45,37 @@ def write(path: Path, text: str) -> None:
 def header_cells(name: str) -> list:
     "The badges and the install cell of the notebook file `name`."
     s = settings()
-    page = f"github.com/{s['user']}/{s['repo']}"
     file = f"{s['user']}/{s['repo']}/blob/{s['branch']}/{s['nbs_path']}/{name}"
     badges = f"""{BADGES}
 [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{file})
 [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{file})"""
+    last = f" or {s['package_address']!r}" if s.get("package_address") else ""  # empty until an address is ours: anybody may register it
     # Colab and Kaggle come with a torch that fits their GPU: the constraint keeps pip from touching it
     install = f"""#| hide
 {INSTALL}
 import importlib.util
 
 if importlib.util.find_spec("{s['lib_name']}") is None:
-    import pathlib, subprocess, sys, tempfile
+    import os, subprocess, sys, tempfile
     from importlib.metadata import version
-
-    keep = pathlib.Path(tempfile.mkdtemp(), "keep.txt")
-    keep.write_text("".join(f"{{p}}=={{version(p)}}\\n" for p in ("torch", "torchvision", "torchaudio") if importlib.util.find_spec(p)))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", str(keep), "git+https://{page}"], check=True)"""
+    from pathlib import Path
+    from packaging.version import Version
+    here, kaggle, named = Path.cwd(), Path("/kaggle/input"), os.environ.get("FINERWEB_PACKAGE")
+    wheels = [*here.glob("{s['lib_name']}-*.whl"), *kaggle.glob("**/{s['lib_name']}-*.whl")]
+    newest = max(wheels, key=lambda wheel: Version(wheel.name.split("-")[1]), default=None)
+    marks = [p for folder in (here, *here.parents) for p in folder.glob("settings.ini")]
+    checkouts = [p.parent for p in marks if "lib_name = {s['lib_name']}\\n" in p.read_text(encoding="utf-8", errors="ignore")]
+    package = str(named or newest or next(iter(checkouts), ""){last})
+    if "://" not in package:  # then it is a path: pip would look a bare name up in its index
+        if not package or not Path(package).expanduser().exists():
+            missing = f"{s['lib_name']} is not installed, and FINERWEB_PACKAGE={{named!r}} names no wheel, checkout or address"
+            raise ModuleNotFoundError(f"{{missing}}: build a wheel in a checkout (pip wheel . --no-deps), "
+                                      "and put it beside this notebook or name it in FINERWEB_PACKAGE")
+        package = str(Path(package).expanduser().absolute())
+    torches = [p for p in ("torch", "torchvision", "torchaudio") if importlib.util.find_spec(p)]
+    keep = Path(tempfile.mkdtemp(), "keep.txt")
+    keep.write_text("".join(f"{{p}}=={{version(p)}}\\n" for p in torches))
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", str(keep), package], check=True)"""
     return [nbformat.v4.new_markdown_cell(badges, id="badges"), nbformat.v4.new_code_cell(install, id="install")]
 
 

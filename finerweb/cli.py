@@ -60,7 +60,7 @@ def run(
     profile: Annotated[str, typer.Argument(help="A packaged profile (demo, offline, paper) or a YAML file.")],
     name: Annotated[str, typer.Option("--run", help="Name of the run; the profile's if not given.")] = "",
     languages: Annotated[str, typer.Option(help="ISO 639-3 codes with commas, or all.")] = "",
-    stages: Annotated[str, typer.Option(help="Only these stages and what they need, with commas.")] = "",
+    stages: Annotated[str, typer.Option(help="Only these stages and what they need, with commas; 15_align/tha is a part of one.")] = "",
     source: Annotated[str, typer.Option(help="'sample', 'hub', a folder, a file or a pattern of parquet or JSONL files.")] = "",
     home: Annotated[str, typer.Option(help="Folder of the runs; FINERWEB_HOME or ./runs if not given.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Tasks at a time; the profile's if 0.")] = 0,
@@ -158,16 +158,22 @@ def show_scores(console: "rich.console.Console", tasks: list, home: str, run: st
 
 
 def show_plan(tasks: list, home: str, run: str) -> None:
-    "A line for each stage: how many tasks, how many of them are done and up to date."
+    "A line for each stage: how many tasks, how many of them are done and up to date; then what cannot be had."
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "tasks", "up to date", "for")
+    table, missing, console = Table("stage", "tasks", "up to date", "for"), {}, Console()
     for stage in dict.fromkeys(t.stage for t in tasks):
         mine = [t for t in tasks if t.stage == stage]
+        standings = {t.label: inputs.standing(t, home, run) for t in mine}
+        for label, (_, error) in standings.items():
+            if error:
+                missing.setdefault(error, label)
         keys = ", ".join("/".join(t.key) for t in mine[:4]) + (", …" if len(mine) > 4 else "")
-        table.add_row(stage, str(len(mine)), str(sum(inputs.up_to_date(t, home, run) for t in mine)), keys)
-    Console().print(table)
+        table.add_row(stage, str(len(mine)), str(sum(done for done, _ in standings.values())), keys)
+    console.print(table)
+    for error, label in missing.items():
+        console.print(f"[red]{label}[/red] would fail: {rich_escape(error)}", soft_wrap=True)
 
 # %% ../nbs/61_cli.ipynb #9f33d401
 @app.command()
@@ -227,7 +233,7 @@ def status(
         try:
             profile = graph.check_profile(graph.Profile(**yaml.safe_load((folder / run / "profile.yaml").read_text(encoding="utf-8"))))
             tasks = graph.plan(profile)
-            states = Counter((t.stage, "skip") for t in tasks if inputs.up_to_date(t, home, run))
+            states = Counter((t.stage, "skip") for t in tasks if inputs.standing(t, home, run)[0])
         except (ValueError, TypeError, OSError) as error:
             raise _stop(f"{folder / run / 'profile.yaml'}: {error}") from None
         console.print(f"\n[bold]{run}[/bold]: {sum(states.values())} of {len(tasks)} tasks up to date")

@@ -58,7 +58,7 @@ def _sentence_vectors(ids: np.ndarray) -> np.ndarray:
     split = lambda x: x.reshape(labels, tokens, heads, -1).transpose(0, 2, 1, 3)
     table = lambda name: weights[f"embeddings.{name}_embeddings.weight"]
     x = table("word")[ids] + table("position")[:tokens] + table("token_type")[0]
-    x = _normal(x, weights, "embeddings").reshape(labels * tokens, -1)
+    x = _normal(x, weights, "embeddings")  # [labels, tokens, 384] throughout: each label is multiplied by itself, so that its bits do not depend on the others
     for n in range(6):
         layer = f"encoder.layer.{n}"
         query, key, value = (split(linear(x, f"{layer}.attention.self.{name}")) for name in ("query", "key", "value"))
@@ -67,7 +67,7 @@ def _sentence_vectors(ids: np.ndarray) -> np.ndarray:
         seen = (looks / looks.sum(-1, keepdims=True) @ value).transpose(0, 2, 1, 3).reshape(x.shape)
         x = _normal(x + linear(seen, f"{layer}.attention.output.dense"), weights, f"{layer}.attention.output")
         x = _normal(x + linear(_gelu(linear(x, f"{layer}.intermediate.dense")), f"{layer}.output.dense"), weights, f"{layer}.output")
-    mean = x.reshape(labels, tokens, -1).mean(1)
+    mean = x.mean(1)
     return mean / np.sqrt(np.square(mean).sum(-1, keepdims=True))
 
 # %% ../nbs/06_embed.ipynb #0f669044
@@ -84,8 +84,7 @@ def _in_blocks(labels: list[str]) -> np.ndarray:
     for same in by_length.values():
         for first in range(0, len(same), _BLOCK):
             part = same[first : first + _BLOCK]
-            filled = part + part[:1] * (_BLOCK - len(part))
-            vectors[part] = _sentence_vectors(np.array([encoded[n] for n in filled]))[: len(part)]
+            vectors[part] = _sentence_vectors(np.array([encoded[n] for n in part]))
     return vectors
 
 

@@ -17,8 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizer
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
-
-
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 # %% ../nbs/06_encoder.ipynb #c09249ee
 class CharTokenizer(PreTrainedTokenizer):
@@ -229,16 +228,18 @@ def _load(load, name_or_path: str | Path, **kwargs):
     "What `load` gives for an encoder, or an error that says what an encoder's name may be."
     try:
         return load(encoder_path(name_or_path), **kwargs)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         known = f"expected {', '.join(map(repr, UNTRAINED))}, 'minilm', a folder with config.json, or a name on the model hub"
+        if not (is_sentencepiece_available() and is_protobuf_available()):  # transformers then asks for tiktoken, which does not help
+            known += "; a tokenizer in a SentencePiece file (spm.model) takes the packages sentencepiece and protobuf, and one is missing"
         raise ValueError(f"no encoder {str(name_or_path)!r}: {known} ({error})") from error
 
 
 def load_encoder(name_or_path: str | Path) -> tuple:
-    "(tokenizer, model): a name in `UNTRAINED` (weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError."
+    "(tokenizer, model in 32 bits): a name in `UNTRAINED` (weights by torch's seed), \"minilm\", a folder or a hub name. Raises ValueError."
     if name_or_path in UNTRAINED:
         return CharTokenizer(), CharEncoder(CharEncoderConfig(**UNTRAINED[name_or_path]))
-    return _load(AutoTokenizer.from_pretrained, name_or_path), _load(AutoModel.from_pretrained, name_or_path)
+    return _load(AutoTokenizer.from_pretrained, name_or_path), _load(AutoModel.from_pretrained, name_or_path).float()
 
 
 def load_sequence_regressor(name_or_path: str | Path) -> tuple:
@@ -247,4 +248,4 @@ def load_sequence_regressor(name_or_path: str | Path) -> tuple:
         config = CharEncoderConfig(**UNTRAINED[name_or_path], num_labels=1, problem_type="regression")
         return CharTokenizer(), CharEncoderForSequenceClassification(config)
     model = _load(AutoModelForSequenceClassification.from_pretrained, name_or_path, num_labels=1, problem_type="regression")
-    return _load(AutoTokenizer.from_pretrained, name_or_path), model
+    return _load(AutoTokenizer.from_pretrained, name_or_path), model.float()

@@ -26,10 +26,12 @@ from .store import notebooks_folder, output_folder
 # %% ../nbs/60_graph.ipynb #d18e9018
 @dataclass(frozen=True, slots=True)
 class Stage:
-    "A stage notebook: its name, what it is run for one by one, and the stages (or the source, or the test sets) it reads."
+    """A stage notebook: its name, what it is run for one by one, the stages (or the source, or the test set) that it needs,
+    and the stages that it reads where they are there, and does without where they failed."""
     name: str
     scope: tuple[str, ...]
     needs: tuple[str, ...]
+    wants: tuple[str, ...] = ()
 
 
 STAGES = {
@@ -45,13 +47,13 @@ STAGES = {
         Stage("17_translate", ("language",), ("16_merge",)),
         Stage("18_sentences", ("language",), ("16_merge",)),
         Stage("19_judge", ("language",), ("15_align", "16_merge")),
-        Stage("20_publish", (), ("15_align", "16_merge", "17_translate", "18_sentences")),
-        Stage("30_benchmarks", (), ("benchmarks",)),
+        Stage("20_publish", (), (), ("15_align", "16_merge", "17_translate", "18_sentences")),
+        Stage("30_benchmarks", ("benchmark",), ("test set",)),
         Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
         Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
         Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder", "34_gliner")),
-        Stage("50_figures", (), ("10_corpus", "12_filter", "13_select", "14_annotate", "15_align", "16_merge", "19_judge", "35_evaluate")),
-        Stage("51_tables", (), ("12_filter", "13_select", "15_align", "16_merge", "20_publish", "35_evaluate")),
+        Stage("50_figures", (), (), ("10_corpus", "12_filter", "13_select", "14_annotate", "15_align", "16_merge", "19_judge", "35_evaluate")),
+        Stage("51_tables", (), (), ("12_filter", "13_select", "15_align", "16_merge", "20_publish", "35_evaluate")),
     )
 }
 STUDENTS = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
@@ -186,11 +188,12 @@ def filters(profile: Profile) -> dict[str, dict]:
 # %% ../nbs/60_graph.ipynb #4944b82a
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
-    "A stage for one key, with all the notebook's parameters but home and run, and the outputs it reads."
+    "A stage for one key, with all the notebook's parameters but home and run, the outputs that it needs, and those that it can do without."
     stage: str
     key: tuple[str, ...]
     parameters: dict = field(hash=False)
     needs: tuple[tuple[str, tuple[str, ...]], ...]
+    wants: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def label(self) -> str:
@@ -216,7 +219,7 @@ def plan(profile: Profile) -> list[PlannedTask]:
     whole = {
         "source": profile.source, "languages": profile.languages, "teachers": profile.teachers,
         "translator": profile.translator, "judge": profile.judge, "filter": next(iter(axes["filter"])), "filters": list(axes["filter"]),
-        "students": [s["name"] for s in profile.students], "benchmarks": profile.benchmarks,
+        "students": profile.students, "benchmarks": profile.benchmarks,
     }  # fmt: skip
     for stage in STAGES.values():
         own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
@@ -241,10 +244,12 @@ def plan(profile: Profile) -> list[PlannedTask]:
             values = check_parameters(stage.name, values)
             key = tuple(part for part in key if part)  # a filter that is alone has no name
             output_folder("", "run", stage.name, key)  # raises for a name that cannot be a folder's
-            tasks.append(PlannedTask(stage.name, key, values, _needs(stage, chosen, values, axes)))
+            needs = _read_by(stage.needs, chosen, values, axes)
+            needs = ((("released", ()),) if values.get("released") else ()) + needs
+            tasks.append(PlannedTask(stage.name, key, values, needs, _read_by(stage.wants, chosen, values, axes)))
     names = {(t.stage, t.key) for t in tasks}
     for task in tasks:
-        for stage, key in [n for n in task.needs if n[0] in STAGES and n not in names]:
+        for stage, key in [n for n in task.needs + task.wants if n[0] in STAGES and n not in names]:
             raise ValueError(f"{task.label} needs {stage} of {'/'.join(key)}; profile {profile.name} has {', '.join(profile.languages)} only")
     return tasks
 
@@ -254,8 +259,8 @@ def _trains(stage: str, student: dict | None) -> bool:
     return student is None or stage not in STUDENTS.values() or STUDENTS[student.get("kind", "binder")] == stage
 
 
-def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, dict]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    "The outputs that a task reads: its own part of each scope, everything where it has none; a student's languages are its own."
+def _read_by(stages: tuple[str, ...], chosen: dict[str, str], values: dict, axes: dict[str, dict]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    "The outputs of `stages` that a task reads: its own part of each scope, everything where it has none; a student's languages are its own."
     languages = values.get("languages") or axes["student"].get(chosen.get("student"), {}).get("languages") or list(axes["language"])
     every = {**{a: list(axes[a]) for a in axes}, "language": languages, **{a: [k] for a, k in chosen.items()}}
     if "filter" in values:
@@ -264,22 +269,27 @@ def _needs(stage: Stage, chosen: dict[str, str], values: dict, axes: dict[str, d
         every["teacher"] = [t["name"] for t in values["teachers"]]
     keys = lambda need: _keys(STAGES[need].scope, every, axes) if need in STAGES else [()]
     trained = lambda need, key: need not in STAGES or _trains(need, axes["student"].get(dict(zip(STAGES[need].scope, key, strict=True)).get("student")))
-    needs = [(need, tuple(part for part in key if part)) for need in stage.needs for key in keys(need) if trained(need, key)]
-    return ((("released", ()),) if values.get("released") else ()) + tuple(needs)
+    return tuple((need, tuple(part for part in key if part)) for need in stages for key in keys(need) if trained(need, key))
 
 # %% ../nbs/60_graph.ipynb #3aaee67d
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
-    "The tasks of `stages` and all that they need; every task if `stages` is empty. Raises ValueError for an unknown stage."
-    for stage in stages:
+    """The tasks of `stages` and all that they need; every task if `stages` is empty. A stage can be narrowed to a part of its scope: `15_align/tha`,
+    `15_align/tha/lexicon`. Raises ValueError for an unknown stage or part."""
+    todo = [] if stages else list(tasks)
+    for name in stages:
+        stage, *part = name.split("/")
         if stage not in STAGES:
             raise unknown("stage", stage, list(STAGES))
-        if stage not in {t.stage for t in tasks}:
+        mine = [t for t in tasks if t.stage == stage]
+        if not mine:
             raise ValueError(f"the profile has no {' or no '.join(STAGES[stage].scope)}, so there is nothing to do for {stage}")
-    by_name = {(t.stage, t.key): t for t in tasks}
-    todo, wanted = [t for t in tasks if not stages or t.stage in stages], set()
+        if not (chosen := [t for t in mine if list(t.key[: len(part)]) == part]):
+            raise unknown(f"{stage}:", "/".join(part), ["/".join(t.key) for t in mine])
+        todo += chosen
+    by_name, wanted = {(t.stage, t.key): t for t in tasks}, set()
     while todo:
         task = todo.pop()
         if (task.stage, task.key) not in wanted:
             wanted.add((task.stage, task.key))
-            todo += [by_name[n] for n in task.needs if n in by_name]
+            todo += [by_name[n] for n in task.needs + task.wants if n in by_name]
     return [t for t in tasks if (t.stage, t.key) in wanted]

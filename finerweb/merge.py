@@ -122,13 +122,15 @@ def groups(cluster: list[Claim], *, overlap: float, same: Callable[[str, str], b
                 break
             if teacher != other and (shared := span_overlap(a, b)) >= overlap:
                 pairs.append((shared < 1, not same(a.label, b.label), -shared, i, j))
-    group = [[claim] for claim in cluster]
+    leader = list(range(len(cluster)))  # of each claim: the first claim of its group
+    members = [[n] for n in leader]  # of each leader: its group
     for *_, i, j in sorted(pairs):
-        a, b = group[i], group[j]
-        if a is not b and not {t for _, t in a} & {t for _, t in b}:
-            a += b
-            group = [a if g is b else g for g in group]
-    return list({id(g): g for g in group}.values())
+        a, b = leader[i], leader[j]
+        if a != b and not {cluster[n][1] for n in members[a]} & {cluster[n][1] for n in members[b]}:
+            members[a] += members[b]
+            for n in members[b]:
+                leader[n] = a
+    return [[cluster[n] for n in members[first]] for first in dict.fromkeys(leader)]
 
 # %% ../nbs/16_merge.ipynb #f98232d6
 def decide(group: list[Claim], known: Callable[[int, int], dict[str, float]], *, similarity: float, cosine: Cosine, trust: Trust) -> Entity:

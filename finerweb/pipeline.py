@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import get_context
 
@@ -19,7 +20,7 @@ import yaml
 
 from .gliner_student import check_gliner
 from .graph import PlannedTask, Profile, plan, wanted_tasks
-from .inputs import outside_inputs, task_inputs, up_to_date
+from .inputs import outside_inputs, standing, task_inputs
 from .judge import check_judge
 from .regressor import check_filter
 from .store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
@@ -83,23 +84,30 @@ def run_tasks(
     bad: set[tuple] = set()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_worker_begins)
 
+    def fail(name: tuple[str, tuple[str, ...]], error: str) -> None:
+        bad.add(name)
+        failed[by_name[name].label] = error
+        with suppress(OSError):  # a full disk: the error is reported all the same
+            folder = output_folder(home, run, *name)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "error.txt", error)
+        report("fail", by_name[name], error)
+
     def begin() -> Iterator[None]:
         for name in list(left):
             task = by_name[name]
-            if any(need in left or need in running.values() for need in task.needs):
+            if any(need in left or need in running.values() for need in task.needs + task.wants):
                 continue
             del left[name]
             lacking = next((need for need in task.needs if need in bad), None)
-            error = f"not begun: needs {' '.join([lacking[0], '/'.join(lacking[1])]).strip()}, which failed" if lacking else ""
-            try:
-                done = not error and up_to_date(task, home, run)
-            except (ValueError, OSError) as raised:  # a source or a test set that is not there
-                error = f"{type(raised).__name__}: {raised}"
+            if lacking:
+                done, error = False, f"not begun: needs {' '.join([lacking[0], '/'.join(lacking[1])]).strip()}, which failed"
+            else:
+                done, error = standing(task, home, run)
             if error:
-                bad.add(name)
-                failed[task.label] = error
-                report("fail", task, error)
+                fail(name, error)
             elif done:
+                (output_folder(home, run, *name) / "error.txt").unlink(missing_ok=True)
                 report("skip", task, "")
             else:
                 report("start", task, "")
@@ -115,10 +123,10 @@ def run_tasks(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 message = _outcome(future)
-                report("fail" if message else "done", by_name[name], message)
                 if message:
-                    bad.add(name)
-                    failed[by_name[name].label] = message
+                    fail(name, message)
+                else:
+                    report("done", by_name[name], "")
                 if isinstance(future.exception(), BrokenProcessPool):
                     pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_worker_begins)
     finally:
@@ -148,8 +156,11 @@ def run_profile(
 
     check_models(profile)
     tasks = wanted_tasks(plan(profile), stages)
-    for task in tasks:  # what is not there is said before hours of work
-        outside_inputs(task)
+    missing = {task.label for task in tasks if task.stage == "30_benchmarks" and standing(task, home, run)[1]}
+    tasks.sort(key=lambda task: task.label not in missing)  # a test set that cannot be had fails first: it is told before hours of work
+    for task in tasks:
+        if task.label not in missing:
+            outside_inputs(task)
         if task.stage == "34_gliner":
             check_gliner()
         if task.parameters.get("released"):

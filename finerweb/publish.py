@@ -54,8 +54,8 @@ def variant_names(teachers: list[str]) -> list[tuple[str, str, str]]:
     return list(product([*teachers, "merged"], ("english", "target"), ("passages", "sentences")))
 
 
-def dataset_card(variant: tuple[str, str, str], statistics: list[dict], *, run: str, teachers: list[dict]) -> str:
-    "The README of one variant, with a configuration for each language and the numbers of this run."
+def dataset_card(variant: tuple[str, str, str], statistics: list[dict], *, run: str, teachers: list[dict], missing: dict[str, str]) -> str:
+    "The README of one variant, with a configuration for each language, the numbers of this run, and what it lacks (output -> reason)."
     annotator, label_language, granularity = variant
     plain = lambda x: re.sub(r"[|\r\n]", " ", html.escape(str(x)))
     mine = [s for s in statistics if s["annotator"] == annotator]
@@ -65,6 +65,7 @@ def dataset_card(variant: tuple[str, str, str], statistics: list[dict], *, run: 
     who = ", ".join(f"{plain(t['name'])} ({plain(t['kind'])})" for t in teachers)
     weak = all(t["kind"] == "weak" for t in teachers)
     note = "All teachers of this run are weak ones: word lists and patterns, no language model. Expect their errors." if weak else ""
+    lacks = "".join(f"- {plain(name)}: {plain(why)[:300]}\n" for name, why in missing.items())
     return f"""---
 pretty_name: finerweb {plain(run)}, {plain(annotator)}, {label_language} labels, {granularity}
 task_categories:
@@ -86,4 +87,4 @@ Character spans are half-open code point offsets into `text`; token spans are ha
 | language | passages | characters a passage | annotations a passage | types a passage | distinct types |
 |---|---|---|---|---|---|
 {chr(10).join(lines)}
-"""
+{f"{chr(10)}The run lacks, and so does this dataset:{chr(10)}{chr(10)}{lacks}" if lacks else ""}"""

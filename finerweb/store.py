@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
-           'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
+           'read_error', 'finished', 'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
 
 # %% ../nbs/02_store.ipynb #a328c44d
 import ast
@@ -140,6 +140,19 @@ def read_meta(folder: Path) -> dict | None:
     return meta if isinstance(meta, dict) and _RECORD <= set(meta) and isinstance(meta["files"], dict) else None
 
 
+def read_error(folder: Path) -> str:
+    "Why the last attempt at an output failed; empty if it did not, or if there was none."
+    try:
+        return (folder / "error.txt").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def finished(folder: Path) -> dict | None:
+    "`meta.json` of an output that stages may read: None where there is none, or where the last attempt to make it anew failed."
+    return None if read_error(folder) else read_meta(folder)
+
+
 def is_done(folder: Path, wanted: str) -> bool:
     "Whether `folder` holds a whole output with the fingerprint `wanted`, in which no row waits for a server that did not answer."
     meta = read_meta(folder)
@@ -163,20 +176,30 @@ class _Reader:
     def __init__(self, home: str, run: str, stage: str, key: tuple[str, ...] = (), *, parameters: dict):
         "`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all the notebook's but home and run."
         self.shown_only, self.home, self.run, self.stage, self.key = not home, home, run, stage, tuple(key)
-        self.parameters, self.inputs = parameters, {}
+        self.parameters, self.inputs, self.missing = parameters, {}, {}
         self.folder, self._began, self._incoming = output_folder(home, run, stage, self.key), time.time(), None
 
     def input(self, stage: str, *key: str) -> Path:
         "The folder of a finished output, put on record. Raises FileNotFoundError that says how to make it."
-        folder = output_folder(self.home, self.run, stage, key)
-        if self.shown_only and not read_meta(folder):
-            print(f"{stage} of the run {self.run!r} is not there yet; making it (a few minutes, once)", flush=True)
-            subprocess.run([sys.executable, "-m", "finerweb", "run", self.run, "--stages", stage], check=True, stdout=subprocess.DEVNULL)
-        meta = read_meta(folder)
+        folder, name = output_folder(self.home, self.run, stage, key), "/".join((stage, *key))
+        if self.shown_only and not finished(folder):
+            _make(self.run, name)
+        meta = finished(folder)
         if not meta:
-            raise FileNotFoundError(f"{folder} holds no finished output of {stage}; make it with: finerweb run PROFILE --run {self.run} --stages {stage}")
-        self.inputs["/".join((stage, *key))] = meta["output"]
+            why = f" (the last attempt failed: {error})" if (error := read_error(folder)) else ""
+            raise FileNotFoundError(f"{folder} holds no finished output of {stage}{why}; make it with: finerweb run PROFILE --run {self.run} --stages {name}")
+        self.inputs[name] = meta["output"]
         return folder
+
+    def optional(self, stage: str, *key: str) -> Path | None:
+        "As `input`, but None where the run lacks the output; what is missing, and why, is printed and stands in `meta.json`."
+        try:
+            return self.input(stage, *key)
+        except FileNotFoundError:
+            name = "/".join((stage, *key))
+            self.missing[name] = read_error(output_folder(self.home, self.run, stage, key)) or "not made"
+            print(f"missing: {name}: {self.missing[name]}")
+            return None
 
     def read(self, stage: str, *key: str) -> list[dict]:
         "The rows of a finished output, put on record."
@@ -230,10 +253,22 @@ class Task(_Reader):
             write_rows(self._incoming / "dropped.parquet", [_dropped_row(d) for d in dropped], _DROPPED)
         reasons = dict(sorted((Counter(d["reason"] for d in dropped) if reasons is None else reasons).items()))
         made = {"rows": rows, "dropped": reasons, "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
+        if self.missing:
+            made["missing"] = self.missing
         meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
         put_in_place(self._incoming, self.folder, meta)
 
 # %% ../nbs/02_store.ipynb #c9c6c64a
+def _make(run: str, name: str) -> None:
+    "Makes one output of a packaged run, and what it needs, in a process of its own; shows a line of progress."
+    command = [sys.executable, "-m", "finerweb", "run", run, "--stages", name]
+    print(f"{name} of the run {run!r} is not there yet; making it and what it needs, once", flush=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        for number, line in enumerate((line for line in process.stdout if line.startswith("done ")), 1):
+            print(f"\r{number} tasks done, last {line.removeprefix('done ').strip():40}", end="", flush=True)
+    print()
+
+
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
     "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())

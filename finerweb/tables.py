@@ -122,7 +122,8 @@ def dataset_table(statistics: list[dict], *, run: str) -> list[dict]:
 PAPER_SETS = {
     "conll2003": ("conll2003_eng", "eng", ""),
     "masakhaner2-swh": ("masakhaner_swa", "swh", ""),
-    "thainer": ("thainer_tha", "tha", "another version: the paper used ThaiNER 2.2"),
+    "thainer-2.2": ("thainer_tha", "tha", ""),
+    "thainer": ("thainer_tha", "tha", "version 1.5.1; the paper used ThaiNER 2.2"),
 }
 
 
@@ -133,12 +134,12 @@ def student_table(
     trained: dict[str, str],  # student -> what it was trained on
 ) -> list[dict]:
     "Table 4, a line for each test set and model: strict micro F1 over all labels; the test sets of the paper first, each with its reported lines on top."
-    lines: dict[str, list[dict]] = {name: [] for name in PAPER_SETS}
+    lines: dict[str, list[dict]] = {}  # column of the paper's table, or name of another test set -> its lines
     empty = dict.fromkeys(("low", "high", "precision", "recall", "passages"))
-    for name, (column, language, _) in PAPER_SETS.items():
-        for r in paper_rows(asset("paper/table4_students.csv")):
+    for name, (column, language, note) in PAPER_SETS.items():
+        for r in paper_rows(asset("paper/table4_students.csv")) if not note else ():
             row = dict(benchmark=name, language=language, source=REPORTED, model=r["model"], trained_on=r["trained_on"], f1=r[column])
-            lines[name].append(row | empty | {"note": ""})
+            lines.setdefault(column, []).append(row | empty | {"note": ""})
     for e in sorted(evaluations, key=lambda e: (e["benchmark"], e["student"])):
         same = sets.get(e["benchmark"], "")
         notes = [PAPER_SETS[same][2]] if same in PAPER_SETS else []
@@ -146,7 +147,7 @@ def student_table(
         micro = next(r for r in e["all"] if (r["match"], r["label"]) == ("strict", "micro"))
         row = dict(benchmark=e["benchmark"], language=e["language"], source=OURS, model=e["student"], trained_on=trained[e["student"]], f1=micro["f1"])
         row |= {c: micro[c] for c in ("low", "high", "precision", "recall")} | {"passages": e["passages"], "note": "; ".join(n for n in notes if n)}
-        lines.setdefault(same if same in PAPER_SETS else e["benchmark"], []).append(row)
+        lines.setdefault(PAPER_SETS[same][0] if same in PAPER_SETS else e["benchmark"], []).append(row)
     return [row for rows in lines.values() for row in rows]
 
 # %% ../nbs/51_tables.ipynb #9a1f43f9

@@ -7,7 +7,7 @@ import random
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from finerweb.benchmarks import Benchmark, benchmark_entry, benchmarks_fingerprint, is_met, known_benchmarks, label_words, read_benchmark
+from finerweb.benchmarks import Benchmark, benchmark_entry, benchmark_fingerprint, is_met, known_benchmarks, label_words, read_benchmark
 from finerweb.data import Entity
 from finerweb.leakage import LeakIndex, bare, find_leaks, leak_rows, without_leaks
 from finerweb.metrics import score_spans
@@ -469,7 +469,7 @@ def test_what_the_hub_does_not_have_is_said(hub):
             read_benchmark({"name": "x", "hub": address, "config": "swa", "language": "swh", **change})
     with pytest.raises(ValueError, match="benchmark 'x': nobody/nothing/test cannot be had from the hub"):
         read_benchmark({"name": "x", "hub": "nobody/nothing", "language": "swh"})
-    one, two = (benchmarks_fingerprint([{"name": "x", "hub": "a/b", "language": "swh", "revision": r}]) for r in ("1", "2"))
+    one, two = (benchmark_fingerprint({"name": "x", "hub": "a/b", "language": "swh", "revision": r}) for r in ("1", "2"))
     assert one != two
 
 
@@ -487,20 +487,19 @@ def test_a_test_data_folder_may_be_named_by_the_environment(folder, monkeypatch)
     assert len(read_benchmark({"name": "x", "path": "${FINERWEB_TEST_DATA}", "language": "eng"}).passages) == 1
 
 
-def test_the_stage_writes_each_set_and_what_it_could_not_read(folder, root):
+def test_the_stage_writes_its_set_and_what_it_could_not_read(folder, root):
     import papermill
     import pyarrow.parquet as pq
 
     write(folder, [GOOD, b"broken", GOOD])
-    entries = [{"name": "sample-eng"}, {"name": "mine", "path": str(folder), "language": "eng"}]
     seen = []
     for run in ("a", "b"):
-        parameters = dict(home=str(folder / "runs"), run=run, benchmarks=entries)
+        parameters = dict(home=str(folder / "runs"), run=run, benchmark={"name": "mine", "path": str(folder), "language": "eng"})
         papermill.execute_notebook(root / "nbs" / "30_benchmarks.ipynb", str(folder / f"{run}.ipynb"), parameters=parameters, progress_bar=False)
-        made = folder / "runs" / run / "30_benchmarks"
+        made = folder / "runs" / run / "30_benchmarks" / "mine"
         seen.append({f.name: f.read_bytes() for f in sorted(made.glob("*.parquet"))})
-    assert list(seen[0]) == ["dropped.parquet", "mine.parquet", "sample-eng.parquet"] and seen[0] == seen[1]
-    assert [row["text"] for row in pq.read_table(made / "mine.parquet").to_pylist()] == ["Ada Lovelace wrote."] * 2
+    assert list(seen[0]) == ["dropped.parquet", "rows.parquet"] and seen[0] == seen[1]
+    assert [row["text"] for row in pq.read_table(made / "rows.parquet").to_pylist()] == ["Ada Lovelace wrote."] * 2
     assert pq.read_table(made / "dropped.parquet").to_pylist()[0]["detail"].startswith("test.jsonl.gz:2: ")
-    counts = json.loads((made / "meta.json").read_text(encoding="utf-8"))["counts"]["mine"]
+    counts = json.loads((made / "meta.json").read_text(encoding="utf-8"))["counts"]
     assert (counts["passages"], counts["entities"], counts["unreadable"], counts["labels"]) == (2, 2, 1, ["person"])

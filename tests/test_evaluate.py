@@ -11,7 +11,7 @@ from finerweb.data import Entity, Passage, schema
 from finerweb.evaluate import compared, evaluation_scores, leak_scores
 from finerweb.graph import Profile, check_profile, load_profile, plan
 from finerweb.metrics import score_spans, with_intervals
-from finerweb.store import Task, write_rows
+from finerweb.store import Task
 
 WEAK = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]
 HOW = dict(core=["person"], resamples=50, seed=1, level=0.9)
@@ -75,9 +75,7 @@ def evaluated(tmp_path_factory, root) -> Path:
         dict(id=f"mine-{n}", text=text, language="swh", script="Latn", document_id=["a", "a", "b", "b", ""][n], entities=entities_of((*place, "location")))
         for n, (text, place) in enumerate(zip(texts, places, strict=True))
     ]
-    task = Task(str(home), "small", "30_benchmarks", parameters={})
-    write_rows(task.open() / "mine.parquet", rows, schema("30_benchmarks"))
-    task.close()
+    Task(str(home), "small", "30_benchmarks", ("mine",), parameters={}).write(rows)
     given = dict(home=str(home), run="small", student="tiny", benchmark="mine", threshold=0.001, resamples=40, lengths=[4, 6])
     papermill.execute_notebook(root / "nbs" / "35_evaluate.ipynb", str(home / "notebook.ipynb"), parameters=given, progress_bar=False)
     return home / "small" / "35_evaluate" / "tiny" / "mine"
@@ -119,7 +117,7 @@ def test_students_meet_test_sets_of_their_languages():
     expected = [("all", "sample-eng"), ("all", "sample-tha"), ("thai", "sample-tha"), ("bold", "sample-eng"), ("bold", "sample-tha"), ("bold", "mine")]
     assert pairs(tasks) == expected
     for stage in ("50_figures", "51_tables"):
-        assert [key for need, key in next(t for t in tasks if t.stage == stage).needs if need == "35_evaluate"] == expected
+        assert [key for need, key in next(t for t in tasks if t.stage == stage).wants if need == "35_evaluate"] == expected
     assert all("zero_shot" not in t.parameters for t in tasks)
     assert pairs(plan(check_profile(Profile("none", **given | {"students": students[1:2], "benchmarks": benchmarks[:1]})))) == []
     with pytest.raises(ValueError, match="zero_shot is 1"):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def wrong(tmp_path, monkeypatch, profile_file):
         (("demo", "--languages", "eng,xx"), "xx"),
         (("demo", "--stages", "12_fliter"), "stage '12_fliter' is not known; did you mean 12_filter?"),
         (("demo", "--stages", "zzz"), "there is 10_corpus, 11_rate"),
+        (("demo", "--stages", "15_align/eng/lexikon"), "15_align: 'eng/lexikon' is not known; did you mean eng/lexicon"),
         (("demo", "--set", "13_select.treshold=0.5"), "parameter of 13_select 'treshold' is not known; did you mean threshold?"),
         (("demo", "--set", "13_selct.threshold=0.5"), "did you mean 13_select?"),
         (("demo", "--set", "13_select.passages=many"), "13_select.passages must be int, found 'many' (str)"),
@@ -128,7 +130,7 @@ def test_wrong_words_have_exit_code_2_in_a_process_too(finerweb, tmp_path):
         ({"students": [{"name": "../x", "encoder": "char", "languages": ["swh"]}]}, "'../x' cannot name a folder"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["swh"], "stesp": 3}]}, "did you mean steps?"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["tha"]}]}, "tha"),
-        ({"benchmarks": [{"name": "a/b"}]}, "'a/b' cannot name a file"),
+        ({"benchmarks": [{"name": "a/b"}]}, "'a/b' cannot name a folder"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_is_done(wrong, tmp_path, profile_file, changes, expected):
@@ -174,6 +176,64 @@ def test_each_language_fails_for_its_own_reason_and_the_others_go_on(finerweb, p
     said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "10_corpus", "--languages", "eng,swh")
     assert said.returncode == DONE and "done 10_corpus swh" in said.stdout and "done 10_corpus eng" not in said.stdout
     assert before.items() <= {p: p.read_bytes() for p in run.rglob("meta.json")}.items()
+
+
+def spoil(output: Path) -> None:
+    "Makes a finished task fail when it is done again: its output is short, and a file stands where its work would go."
+    (output / "rows.parquet").write_bytes(b"short")
+    (output / ".incoming").write_text("in the way")
+
+
+def meta_of(run: Path, stage: str) -> dict:
+    return json.loads((run / stage / "meta.json").read_text(encoding="utf-8"))
+
+
+def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finished, finerweb, profile_file, tmp_path):
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    run, words = tmp_path / "runs" / "small", ("run", "small.yaml", "--stages", "51_tables,50_figures")
+    lost = {"name": "lost", "path": "nowhere", "language": "swh"}
+    profile_file(tmp_path, benchmarks=[{"name": "sample-swh"}, lost])
+    for output in ("18_sentences/swh", "19_judge/eng"):
+        spoil(run / output)
+    said = finerweb(tmp_path, *words)
+    assert said.returncode == FAILED, said.stdout + said.stderr
+    failures = [line.split()[1] for line in said.stdout.splitlines() if line.startswith("failed ")]
+    assert failures[0] == "30_benchmarks", "a test set that cannot be had is told first"
+    assert set(failures) == {"30_benchmarks", "18_sentences", "19_judge", "33_binder", "35_evaluate"}
+    assert "benchmark 'lost': no data" in said.stdout
+    missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
+    assert set(missing["20_publish"]) == {"18_sentences/swh"} and "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
+    assert set(missing["50_figures"]) == {"19_judge/eng", "35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
+    assert missing["51_tables"]["35_evaluate/tiny/sample-swh"].startswith("not begun: needs ")
+    variant = run / "20_publish" / "merged-english-passages"
+    assert sorted(p.name for p in variant.iterdir()) == ["README.md", "eng"] and "18_sentences/swh: FileExistsError" in (variant / "README.md").read_text()
+    assert (run / "50_figures" / "types.png").is_file() and (run / "51_tables" / "table3_datasets.md").is_file()
+    notebook = (run / "50_figures" / "notebook.ipynb").read_text(encoding="utf-8")
+    assert "missing: 19_judge/eng: FileExistsError" in notebook
+
+    profile_file(tmp_path)  # what was in the way is taken away
+    for output in ("18_sentences/swh", "19_judge/eng"):
+        (run / output / ".incoming").unlink()
+    said = finerweb(tmp_path, *words)
+    assert said.returncode == DONE, said.stdout + said.stderr
+    assert not any("missing" in meta_of(run, stage) for stage in missing)
+    assert not [p for p in run.rglob("error.txt") if "lost" not in p.parts]
+    assert (run / "50_figures" / "students.png").is_file() and (variant / "swh" / "train.parquet").is_file()
+
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in asset("profiles").glob("*.yaml")))
+def test_every_packaged_profile_can_be_looked_at_on_a_bare_machine(profile, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith("FINERWEB_") or n.endswith(("_KEY", "_TOKEN", "_PROJECT"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+    said = CliRunner().invoke(app, ["run", profile, "--dry-run"])
+    assert said.exit_code == DONE, said.output
+    assert "51_tables" in said.output and not list(tmp_path.iterdir())
+    if profile == "paper":
+        assert "would fail" not in said.output and "thainer-2.2" in said.output, "the paper's test sets are on the hub"
+    if profile == "real":
+        assert "10_corpus eng would fail" in said.output, "it wants a source"
 
 
 def hostile_pages(folder: Path) -> dict[str, str]:

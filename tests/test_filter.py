@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +37,59 @@ def make_released(folder: Path, *, labels: int = 1, positions: int = 66, seed: i
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_sentencepiece_encoder(folder: Path) -> Path:
+    "An encoder of the form of microsoft/mdeberta-v3-base, small and random: of a tokenizer only the SentencePiece file; the weights in 16 bits."
+    import torch
+    from sentencepiece import SentencePieceTrainer
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    folder.mkdir()
+    pieces = dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]")
+    with (folder / "spm.model").open("wb") as file:
+        SentencePieceTrainer.train(sentence_iterator=iter(TEXTS), model_writer=file, vocab_size=70, hard_vocab_limit=False, minloglevel=2, **pieces)
+    attention = dict(relative_attention=True, position_buckets=32, pos_att_type=["p2c", "c2p"], share_att_key=True, position_biased_input=False)
+    sizes = dict(vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64, type_vocab_size=0)
+    torch.manual_seed(1)
+    DebertaV2Model(DebertaV2Config(**sizes, **attention, norm_rel_ebd="layer_norm", pad_token_id=0)).half().save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    return folder
+
+
+# --- an encoder whose tokenizer is a SentencePiece file, as mDeBERTa's
+
+
+def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_file(tmp_path):
+    import torch
+
+    from finerweb.student import SpanBinder
+
+    folder = make_sentencepiece_encoder(tmp_path / "encoder")
+    for loss, n in (("squared", 1), ("cumulative", 3)):
+        tokenizer, model = new_filter(str(folder), loss=loss, task="multiclass")
+        units = tokenizer(TEXTS, padding=True, return_offsets_mapping=True, return_tensors="pt")
+        offsets = units.pop("offset_mapping")
+        with torch.no_grad():
+            scores = read_as_scores(model)(**units).logits
+        assert model.classifier.out_features == n and scores.shape == (4, 1) and scores.dtype == torch.float32 and scores.isfinite().all()
+    ids = units["input_ids"][0].tolist()
+    covered = {i for a, b in offsets[0].tolist() for i in range(a, b)}
+    assert {i for i, c in enumerate(TEXTS[0]) if c != " "} <= covered, "the offsets reach every character"
+    assert ids[0] == 1 and 2 in ids and 3 not in ids and 3 in tokenizer("ж").input_ids, "[CLS], [SEP], no [UNK]: the ids of the file"
+    name = str(folder)
+    student = SpanBinder.from_encoder(name, label_encoder=name, size=16, max_width=8, window=48, dropout=0.0, freeze_labels=True).eval()
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    entities = student.predict(TEXTS[:1], ["person", "city"], 0.0, exact=True)[0]
+    assert entities and all(TEXTS[0][e.start : e.end].strip() for e in entities)
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
+def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
+    folder = make_sentencepiece_encoder(tmp_path / "encoder")
+    load = f"import sys; sys.modules[{package!r}] = None\nfrom finerweb.encoder import load_encoder\nload_encoder({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
+    assert done.returncode == 1 and "takes the packages sentencepiece and protobuf" in done.stderr.splitlines()[-1], done.stderr
 
 
 # --- a released filter
@@ -307,7 +362,7 @@ def test_the_papers_grid_is_24_tasks_and_its_first_cell_selects():
     assert [n for n in select.needs if n[0] == "12_filter"] == [("12_filter", cells[0].key)] and select.parameters["filter"] == cells[0].key[0]
     for stage in ("50_figures", "51_tables"):
         reader = next(t for t in tasks if t.stage == stage)
-        assert [n[1] for n in reader.needs if n[0] == "12_filter"] == [t.key for t in cells] and len(reader.parameters["filters"]) == 24
+        assert [n[1] for n in reader.wants if n[0] == "12_filter"] == [t.key for t in cells] and len(reader.parameters["filters"]) == 24
 
 
 WRONG = {

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tokenize
 import zipfile
 from configparser import ConfigParser
@@ -142,40 +143,70 @@ def test_locked_versions_are_in_the_ranges():
             assert requirement.specifier.contains(locked[name]), f"{name}: {locked[name]} is locked, settings.ini asks for {requirement.specifier}"
 
 
+TOP = "settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE CONTRIBUTING.md Makefile environment.yml requirements.lock .ruff.toml".split()
+NESTED = ["finerweb/nested/__init__.py", "finerweb/nested/module.py", "nbs/03_nested/00_module.ipynb", "nbs/03_nested/images/a.svg"]
+LEFTOVERS = ["nbs/runs/demo/00_data.ipynb", "nbs/03_nested/runs/a.json", "nbs/.ipynb_checkpoints/00_data.ipynb", "nbs/__pycache__/a.pyc", "runs/a.json"]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory) -> Path:
+    "A folder with the sdist and the wheel that is built from the unpacked sdist, of this tree with nested folders and with what runs leave in it."
+    folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     source.mkdir()
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source)
-    for name in ("finerweb", "nbs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return next(folder.glob("*.whl"))
+    for name in TOP:
+        shutil.copy(ROOT / name, source)
+    for name in ("finerweb", "nbs", "tests", ".ci"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".*.new", "runs"))
+    for name in [*NESTED, *LEFTOVERS]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("")
+    done = subprocess.run([sys.executable, "-m", "build", "--no-isolation", "-o", str(folder), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    return next(built.glob("*.whl"))
+
+
+def test_sdist_has_all_that_a_checkout_needs(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        inside = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    folders = [p for name in ("finerweb", "nbs", "tests", ".ci") for p in (ROOT / name).rglob("*")]
+    files = [p.relative_to(ROOT) for p in folders if p.is_file()]
+    tree = {p.as_posix() for p in files if not {"__pycache__", ".ipynb_checkpoints", "runs"} & set(p.parts) and not p.name.startswith(".")}
+    assert not sorted({*TOP, *NESTED, *tree} - inside)
+    assert not inside & set(LEFTOVERS)
 
 
 def test_wheel_has_modules_notebooks_and_assets(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"finerweb/nbs/{p.name}" for p in NBS} <= inside
+    assert {f"finerweb/nbs/{p.relative_to(ROOT / 'nbs').as_posix()}" for p in NBS} <= inside
     files = [p for p in (ROOT / "finerweb").rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")]
     lacking = sorted({p.relative_to(ROOT).as_posix() for p in files} - inside)
     assert not lacking
+    assert {re.sub("^nbs/", "finerweb/nbs/", name) for name in NESTED} <= inside
+    assert not inside & {f"finerweb/{name}" for name in LEFTOVERS}
     assert any(n.endswith("licenses/LICENSE") for n in inside)
     assert not [n for n in inside if n.startswith(("tests/", "nbs/", ".ci/"))]
 
 
 def test_wheel_works_away_from_the_checkout(wheel, tmp_path):
-    target = tmp_path / "installed"
+    target, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
     zipfile.ZipFile(wheel).extractall(target)
-    show = "import finerweb.data as d, json; print(json.dumps([d.__file__, str(d.asset('types.tsv')), len(d.entity_types())]))"
-    done = subprocess.run([sys.executable, "-c", show], cwd=tmp_path, env={"PYTHONPATH": str(target)}, capture_output=True, text=True)
+    here = {"cwd": empty, "env": {"PYTHONPATH": str(target), "FINERWEB_HOME": str(empty / "runs")}, "capture_output": True, "text": True}
+    paths = "d.__file__, str(d.asset('types.tsv')), str(s.notebooks_folder())"
+    show = f"import finerweb.data as d, finerweb.store as s, json; print(json.dumps([{paths}, len(d.entity_types())]))"
+    done = subprocess.run([sys.executable, "-c", show], **here)
     assert done.returncode == 0, done.stderr
-    module, asset, types = json.loads(done.stdout)
-    assert Path(module).is_relative_to(target) and Path(asset).is_relative_to(target) and types > 20
+    *paths, types = json.loads(done.stdout)
+    assert all(Path(p).is_relative_to(target) for p in paths) and Path(paths[-1]) == target / "finerweb" / "nbs" and types > 20
+    done = subprocess.run([sys.executable, "-m", "finerweb", "run", "demo", "--dry-run"], **here)
+    assert done.returncode == 0, done.stderr
+    assert "12_filter" in done.stdout and not list(empty.iterdir()), "the plan is shown, and nothing is written"
 
 
 # Notebooks
@@ -206,19 +237,97 @@ def test_header_goes_in_once_and_changes_nothing_else(frame, tmp_path):
     now = nbformat.reads(once.decode(), as_version=4).cells
     assert [now[0], now[3]] == cells and len(now) == 4
     assert f"{SETTINGS['user']}/{SETTINGS['repo']}/blob/{SETTINGS['branch']}/nbs/11_rate.ipynb" in now[1].source
-    assert f"git+https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}" in now[2].source
 
 
-def test_install_cell_acts_only_where_the_package_is_missing(frame, monkeypatch):
-    source = frame.header_cells("11_rate.ipynb")[1].source
-    asked = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append((command, Path(command[6]).read_text())))
-    exec(compile(source, "install", "exec"), {})
-    assert asked == []
-    exec(compile(source.replace('find_spec("finerweb")', 'find_spec("finerweb_is_not_here")'), "install", "exec"), {})
-    ((command, kept),) = asked
-    assert command[3] == "install" and command[-1].startswith("git+https://")
-    assert f"torch=={version('torch')}\n" in kept, "pip must leave the machine's torch alone"
+class Pip:
+    "Runs the install cell where finerweb is missing, in a current folder of its own, with an input folder of its own, and keeps what pip is told."
+
+    def __init__(self, frame, folder: Path, monkeypatch):
+        self.frame, self.asked, self.patch = frame, [], monkeypatch
+        self.here, self.inputs = folder / "here" / "nbs", folder / "inputs"
+        self.here.mkdir(parents=True)
+        monkeypatch.chdir(self.here)
+        monkeypatch.delenv("FINERWEB_PACKAGE", raising=False)
+        monkeypatch.setattr(subprocess, "run", lambda command, **_: self.asked.append((command, Path(command[6]).read_text())))
+
+    def source(self) -> str:
+        return self.frame.header_cells("11_rate.ipynb")[1].source
+
+    def package(self, named: str = "") -> str:
+        "What the cell has pip install; `named` is the variable."
+        if named:
+            self.patch.setenv("FINERWEB_PACKAGE", named)
+        changed = self.source().replace('find_spec("finerweb")', 'find_spec("finerweb_is_not_here")').replace("/kaggle/input", str(self.inputs))
+        exec(compile(changed, "install", "exec"), {})
+        ((command, kept),) = self.asked
+        self.asked.clear()
+        assert command[:4] == [sys.executable, "-m", "pip", "install"]
+        assert f"torch=={version('torch')}\n" in kept, "pip must leave the machine's torch alone"
+        return command[-1]
+
+
+@pytest.fixture
+def pip(frame, tmp_path, monkeypatch) -> Pip:
+    return Pip(frame, tmp_path, monkeypatch)
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_install_cell_is_short_and_acts_only_where_the_package_is_missing(pip):
+    exec(compile(pip.source(), "install", "exec"), {})
+    assert pip.asked == []
+    lines = pip.source().splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 120
+
+
+def test_install_cell_takes_what_the_variable_names(pip, tmp_path):
+    put(pip.here / "finerweb-9.0-py3-none-any.whl")  # would be next
+    wheel = put(tmp_path / "elsewhere" / "finerweb-0.1.0-py3-none-any.whl")
+    assert pip.package(str(wheel)) == str(wheel)
+    assert pip.package(str(wheel.parent)) == str(wheel.parent)
+    (pip.here / "checkout").mkdir()
+    assert pip.package("checkout") == str(pip.here / "checkout"), "a bare name is a path, never a name for pip's index"
+    assert pip.package("git+https://example.org/finerweb.git@main") == "git+https://example.org/finerweb.git@main"
+    for name in ("finerweb", "no/such/folder", "finerweb-9.9-py3-none-any.whl"):
+        with pytest.raises(ModuleNotFoundError, match=re.escape(f"FINERWEB_PACKAGE={name!r} names no wheel")):
+            pip.package(name)
+    assert pip.asked == []
+
+
+def test_install_cell_finds_a_wheel_and_takes_the_newest_version(pip):
+    put(pip.here.parent / "settings.ini", "[DEFAULT]\nlib_name = finerweb\n")  # would be next
+    wheel = put(pip.inputs / "a-dataset" / "files" / "finerweb-0.9.0-py3-none-any.whl")
+    assert pip.package() == str(wheel)
+    wheel = put(pip.here / "finerweb-0.10.0-py3-none-any.whl")
+    assert pip.package() == str(wheel)
+    put(pip.inputs / "finerweb-0.10.0rc1-py3-none-any.whl")
+    assert pip.package() == str(wheel)
+
+
+def test_install_cell_finds_the_checkout_around_it(pip):
+    put(pip.here / "settings.ini", "[DEFAULT]\nlib_name = finerweb_of_another\n")
+    put(pip.here.parent / "settings.ini", "[DEFAULT]\nlib_name = finerweb\n")
+    assert pip.package() == str(pip.here.parent)
+
+
+def test_install_cell_says_what_to_do_where_there_is_nothing_to_install(pip):
+    with pytest.raises(ModuleNotFoundError, match="finerweb is not installed.*build a wheel in a checkout.*beside this notebook or name it in FINERWEB_PACKAGE$"):
+        pip.package()
+    assert pip.asked == []
+
+
+def test_install_cell_knows_an_address_only_from_the_settings(pip):
+    assert "://" not in pip.source().replace('"://" not in package', ""), "no address may stand in the cell before it is the project's own"
+    settings = pip.frame.settings()
+    assert settings["package_address"] == ""
+    pip.patch.setattr(pip.frame, "settings", lambda: settings | {"package_address": "git+https://example.org/ours"})
+    assert pip.package() == "git+https://example.org/ours"
+    wheel = put(pip.here / "finerweb-0.1.0-py3-none-any.whl")
+    assert pip.package() == str(wheel)
 
 
 @each_notebook
