@@ -32,18 +32,25 @@ def settings() -> dict[str, str]:
 
 
 def notebooks() -> list[Path]:
-    return sorted(NBS.glob("*.ipynb"))
+    return sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def name_of(path: Path) -> str:
+    "A notebook's place below nbs/, 05_weak/00_lexicon.ipynb; of a file elsewhere its name."
+    path = path.resolve()
+    return path.relative_to(NBS).as_posix() if path.is_relative_to(NBS) else path.name
 
 
 def write(path: Path, text: str) -> None:
     "Replaces the file at once, so that a reader never meets half of it."
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 
 
 def header_cells(name: str) -> list:
-    "The badges and the install cell of the notebook file `name`."
+    "The badges and the install cell of the notebook `name`."
     s = settings()
     file = f"{s['user']}/{s['repo']}/blob/{s['branch']}/{s['nbs_path']}/{name}"
     badges = f"""{BADGES}
@@ -93,9 +100,9 @@ def header(paths: list[Path], check: bool) -> int:
     for path in paths:
         old = path.read_text(encoding="utf-8")
         # nbformat's own order of keys and indent, which nbdev_clean keeps
-        new = nbformat.writes(with_header(nbformat.reads(old, as_version=4), path.name)) + "\n"
+        new = nbformat.writes(with_header(nbformat.reads(old, as_version=4), name_of(path))) + "\n"
         if new != old:
-            stale.append(path.name)
+            stale.append(name_of(path))
             if not check:
                 write(path, new)
     if check and stale:
@@ -117,17 +124,17 @@ def run(paths: list[Path]) -> int:
         nb = nbformat.read(path, as_version=4)
         nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", ())]
         try:
-            NotebookClient(nb, timeout=900, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(NBS)}}).execute()
+            NotebookClient(nb, timeout=900, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(path.parent)}}).execute()
         except Exception as e:  # the notebook on disk keeps its last good outputs
-            failed.append(path.name)
-            print(f"{path.name}: {e}", file=sys.stderr)
+            failed.append(name_of(path))
+            print(f"{name_of(path)}: {e}", file=sys.stderr)
             continue
         for cell in nb.cells:  # progress bars and warnings are of the moment
             if cell.cell_type == "code":
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         write(path, nbformat.writes(nb) + "\n")
         subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], cwd=ROOT, check=True)
-        print(f"{path.name}: {time.monotonic() - started:.1f} s", flush=True)
+        print(f"{name_of(path)}: {time.monotonic() - started:.1f} s", flush=True)
     if failed:
         print(f"did not run, and were left as they were: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)
@@ -135,8 +142,8 @@ def run(paths: list[Path]) -> int:
 
 def modules(folder: Path) -> dict[str, str]:
     "The modules in a folder that nbdev writes: file name -> text."
-    texts = {p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))}
-    return {n: t for n, t in texts.items() if GENERATED in t or n in ("_modidx.py", "__init__.py")}
+    texts = {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py"))}
+    return {n: t for n, t in texts.items() if GENERATED in t or n in ("_modidx.py", "__init__.py")}  # a folder's own __init__.py is written by hand
 
 
 def exported() -> dict[str, str]:
@@ -147,7 +154,8 @@ def exported() -> dict[str, str]:
         shutil.copy(ROOT / "settings.ini", copy)
         (copy / s["nbs_path"]).mkdir()
         for path in notebooks():
-            shutil.copy(path, copy / s["nbs_path"])
+            (copy / s["nbs_path"] / name_of(path)).parent.mkdir(exist_ok=True)
+            shutil.copy(path, copy / s["nbs_path"] / name_of(path))
         package = copy / s["lib_path"]
         package.mkdir()
         (package / "__init__.py").touch()
@@ -167,7 +175,7 @@ def readme() -> str:
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out; the fences want it
     plain = ["text/markdown", "text/plain"]
     text = MarkdownExporter(config={"NbConvertBase": {"display_data_priority": plain}}).from_notebook_node(nb)[0]
-    text = re.sub(r"\]\((?=[\w-]+\.ipynb)", f"]({settings()['nbs_path']}/", text)  # links are relative to nbs/ there, to the top here
+    text = re.sub(r"\]\((?=[\w/-]+\.ipynb)", f"]({settings()['nbs_path']}/", text)  # links are relative to nbs/ there, to the top here
     return re.sub(r"\]\(\.\./", "](", text).strip() + "\n"
 
 

@@ -1,5 +1,5 @@
 "`python -m finerweb`: the command line."
 
-from finerweb.cli import main
+from finerweb.runner.cli import main
 
 main()

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 
 from .data import Entity, Mention
-from .matching import Places
+from .text.matching import Places
 
 # %% ../nbs/15_align.ipynb #bff5083e
 _Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none

@@ -9,8 +9,8 @@ __all__ = ['ANNOTATION', 'annotation_schema', 'annotation_request', 'annotate_pa
 from dataclasses import asdict
 
 from .data import Mention, Passage
-from .llm import ChatModel, ChatRequest
-from .prompts import Sampling, as_written, ask_about, fence, in_language, plain_label, task_request
+from .llm.chat import ChatModel, ChatRequest
+from .llm.prompts import Sampling, as_written, ask_about, fence, in_language, plain_label, task_request
 from .teachers import WeakTeacher
 
 # %% ../nbs/14_annotate.ipynb #46347381

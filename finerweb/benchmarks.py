@@ -18,7 +18,7 @@ import yaml
 
 from .data import Entity, Passage, asset, check_entities, storable
 from .languages import languages
-from .tagged import UNSPACED, file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags
+from .source.conll import UNSPACED, file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags
 
 # %% ../nbs/30_benchmarks.ipynb #d5585a19
 @cache

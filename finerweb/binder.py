@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .data import broader, entity_types
 from .languages import language as find_language
-from .student import SpanBinder
+from .student.model import SpanBinder
 
 # %% ../nbs/33_binder.ipynb #bfb47454
 def choose_rows(rows: Sequence[dict], *, confident_only: bool, min_score: float, longest: int, empty: float, seed: int) -> list[dict]:
@@ -79,7 +79,7 @@ def model_card(model: SpanBinder, *, name: str, parameters: dict, counts: dict, 
             f"Finds entities of any type that you can name, in {', '.join(x.name for x in languages)}. Entities are character spans; no words are cut.",
             "## Use",
             "```python",
-            "from finerweb.student import SpanBinder",
+            "from finerweb.student.model import SpanBinder",
             f'model = SpanBinder.from_pretrained("{name}")  # or the folder this file lies in',
             f"model.predict([text], {json.dumps(shown, ensure_ascii=False)})",
             "```",

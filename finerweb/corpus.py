@@ -9,8 +9,8 @@ __all__ = ['random_chunk', 'draw']
 import heapq
 from collections.abc import Callable, Iterable
 
-from .segment import chunks
-from .source import Document, Dropped, passage_row, random_number
+from .text.segment import chunks
+from .source.documents import Document, Dropped, passage_row, random_number
 
 # %% ../nbs/10_corpus.ipynb #6eb5aa77
 def random_chunk(document: Document, language: str, script: str, *, words_per_chunk: int, min_words: int, policy: str, seed: int) -> dict | None:

@@ -28,7 +28,7 @@ def load_student(name_or_path: str | Path) -> Predictor:
     if path.is_dir() and not (path / "config.json").exists() and not (path / "gliner_config.json").exists():
         raise FileNotFoundError(f"{path} holds no config.json and no gliner_config.json; expected the folder of a student, as 33_binder or 34_gliner writes it")
     from finerweb.binder import SpanBinder
-    from finerweb.gliner_student import GlinerStudent
+    from finerweb.gliner import GlinerStudent
 
     if (path / "gliner_config.json").exists():
         return GlinerStudent.from_pretrained(path)

@@ -13,7 +13,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from .regressor import scale
+from .models.filter_model import scale
 
 # %% ../nbs/12_filter.ipynb #2d5425fb
 def targets(rated: list[list[dict]], *, task: str) -> list[dict]:
@@ -115,7 +115,7 @@ def train_filter(
     import torch
     from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-    from finerweb.regressor import loss_of, new_filter, readable
+    from finerweb.models.filter_model import loss_of, new_filter, readable
 
     set_seed(seed)
     tokenizer, model = new_filter(encoder, loss=loss, task=task)
@@ -149,7 +149,7 @@ def fit_head(
     import torch
     from transformers import set_seed
 
-    from finerweb.regressor import new_filter, readable
+    from finerweb.models.filter_model import new_filter, readable
 
     set_seed(seed)
     tokenizer, model = new_filter(encoder, loss="squared", task=task)

@@ -11,8 +11,8 @@ import hashlib
 import json
 
 from .data import Entity, Passage, broader
-from .llm import ChatModel, ChatRequest
-from .prompts import Sampling, as_written, ask_about, fence, first_words, in_language, one_line, plain_label, task_request
+from .llm.chat import ChatModel, ChatRequest
+from .llm.prompts import Sampling, as_written, ask_about, fence, first_words, in_language, one_line, plain_label, task_request
 from .teachers import check_teacher
 
 # %% ../nbs/19_judge.ipynb #3579c3d2

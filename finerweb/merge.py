@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from .data import Entity, broader, entity_types
-from .trust import Trust, agreed_labels, spans_said
+from .models.agreement import Trust, agreed_labels, spans_said
 
 # %% ../nbs/16_merge.ipynb #c3d49939
 Said = dict[str, list[Entity]]  # teacher -> its entities of one text

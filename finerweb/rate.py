@@ -7,8 +7,8 @@ __all__ = ['RATING', 'RATING_SCHEMA', 'rating_request', 'rate_passages']
 
 # %% ../nbs/11_rate.ipynb #016eeb58
 from .data import Passage
-from .llm import ChatModel, ChatRequest
-from .prompts import Sampling, ask_about, fence, first_words, in_language, task_request
+from .llm.chat import ChatModel, ChatRequest
+from .llm.prompts import Sampling, ask_about, fence, first_words, in_language, task_request
 from .teachers import WeakTeacher
 
 # %% ../nbs/11_rate.ipynb #ae90ab8a

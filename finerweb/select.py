@@ -11,11 +11,11 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 
-from .cutting import Span
-from .duplicates import NearDuplicates
-from .identify import check_language
+from .source.chunking import Span
+from .text.near_duplicates import NearDuplicates
+from .text.language_id import check_language
 from .languages import language as find_language
-from .source import Document, Dropped, passage_row
+from .source.documents import Document, Dropped, passage_row
 
 # %% ../nbs/13_select.ipynb #78d3a5a6
 def language_threshold(scores: list[float], *, threshold: float, best_share: float) -> float:
@@ -30,7 +30,7 @@ def language_threshold(scores: list[float], *, threshold: float, best_share: flo
 def first_good_chunks(
     block: list[tuple[Document, str, list[Span]]], language: str, *, score: Callable[[list[str]], list[float]], passes: Callable[[float], bool]
 ) -> list[tuple[dict, str, str]]:
-    "(row, reason, detail) of each document of a block of `08_cutting`: its first chunk with a score that `passes`, or the best; a reason where it has none."
+    "(row, reason, detail) of each document of a block of `08_source/03_chunking`: its first chunk with a score that `passes`, or the best; a reason where it has none."
     best: list[tuple[float, int]] = [(-math.inf, -1)] * len(block)
     for place in range(max((len(spans) for _, reason, spans in block if not reason), default=0)):
         asked = {}

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from functools import cache
 from importlib import metadata, resources
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,19 +63,29 @@ def notebook_code(stage: str) -> str:
     return "\n".join(s for s in sources if s.startswith(("#| export", "#| eval: false")))
 
 
-def _reached(code: str) -> tuple[set[str], set[str]]:
-    "The modules that `code` imports anywhere (dotted names), and the package assets it names."
+def _reached(code: str, package: str = "finerweb") -> tuple[set[str], set[str]]:
+    "The modules that `code`, of a module in `package`, imports anywhere (dotted names), and the package assets it names."
     modules, assets = set(), set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             modules |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(f"finerweb.{node.module}" if node.level else node.module)  # exported modules import their siblings relatively
+        elif isinstance(node, ast.ImportFrom):  # exported modules import their siblings relatively
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            modules |= {base} | {f"{base}.{a.name}" for a in node.names if _module_file(f"{base}.{a.name}")}
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "asset" and node.args and isinstance(node.args[0], ast.Constant):
             assets.add(node.args[0].value)
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
             modules |= {str(c.value).split(".")[0] for c in list(ast.walk(node.args[0]))[:2] if isinstance(c, ast.Constant)}
     return modules, assets
+
+
+def _module_file(name: str) -> Path | None:
+    "The file of a module of finerweb by its dotted name, of a package its `__init__.py`; None for any other name."
+    top, *parts = name.split(".")
+    if top != "finerweb":
+        return None
+    path = Path(str(resources.files("finerweb"))).joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 _SOLD_AS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "ahocorasick": "pyahocorasick"}  # modules that are not named like their distribution
@@ -93,18 +104,21 @@ def _version(module: str) -> str | None:
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
     sha = hashlib.sha256(notebook_code(stage).encode())
-    todo, libraries, seen, assets = [notebook_code(stage)], set(), set(), set()
+    todo, libraries, seen, assets = [(notebook_code(stage), "finerweb")], set(), {"finerweb", "finerweb.store"}, set()
     while todo:
-        modules, named = _reached(todo.pop())
+        modules, named = _reached(*todo.pop())
         assets |= named
-        for name in sorted(modules):
-            top, _, rest = name.partition(".")
-            if top != "finerweb":
-                libraries.add(top)
-            elif rest and rest not in seen | {"store"}:  # the store says where rows go, not what is in them
-                seen.add(rest)
-                todo.append((Path(str(resources.files("finerweb"))) / f"{rest}.py").read_text(encoding="utf-8"))
-                sha.update(todo[-1].encode())
+        for name in sorted(modules - seen):
+            if name.partition(".")[0] != "finerweb":
+                libraries.add(name.partition(".")[0])
+                continue
+            seen.add(name)
+            file = _module_file(name)
+            if file is None:
+                raise ValueError(f"the code of {stage} imports {name}, which is no module of finerweb; run nbdev_export or mend the import")
+            code = file.read_text(encoding="utf-8")
+            sha.update(code.encode())
+            todo.append((code, name if file.name == "__init__.py" else name.rpartition(".")[0]))
     for name in sorted(assets):
         for path in [asset(name)] if asset(name).is_file() else sorted(p for p in asset(name).rglob("*") if p.is_file()):
             sha.update(path.name.encode() + path.read_bytes())

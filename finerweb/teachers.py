@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from .budget import Prices, check_cap, prices
+from .llm.budget import Prices, check_cap, prices
 from .data import Mention, Passage
-from .ledger import Ledger
-from .llm import Backend, ChatModel
-from .remember import Remembered
+from .llm.ledger import Ledger
+from .llm.chat import Backend, ChatModel
+from .llm.cached import Remembered
 from .store import runs_folder
 
 # %% ../nbs/09_teachers.ipynb #0914a6c5
@@ -80,16 +80,16 @@ def _check_served(spec: dict, who: str) -> dict:
 def _backend(spec: dict, ledger: Ledger) -> Backend:
     "Where the model of a chat teacher runs."
     if spec["kind"] == "vllm":
-        from finerweb.vllm import InProcess
+        from finerweb.llm.vllm import InProcess
 
         return InProcess(spec["model"], revision=spec.get("revision", ""), engine=spec.get("engine", {}), extra=spec.get("extra", {}))
     served = {"base_url": spec.get("base_url", OPENAI), "api_key_env": spec.get("api_key_env", "OPENAI_API_KEY")}
     served |= {"structured": spec.get("structured", "json_schema"), "extra": spec.get("extra", {})}
     if spec["kind"] == "batch":
-        from finerweb.batch import Batch
+        from finerweb.llm.batch import Batch
 
         return Batch(spec["model"], ledger=ledger, account=spec["name"], poll=spec.get("poll", 60), most=spec.get("most", 50_000) or 1, **served)
-    from finerweb.endpoint import Endpoint
+    from finerweb.llm.endpoint import Endpoint
 
     return Endpoint(spec["model"], timeout=spec.get("timeout", 300), most=spec.get("most", 256) or 1, **served)
 
@@ -104,7 +104,7 @@ def price_of(spec: dict) -> Prices:
 def make_teacher(spec: dict, *, language: str, raw_text: Iterable[str], home: str = "") -> WeakTeacher | ChatModel:
     "The teacher that `spec` names: for one language, learning from the run's `raw_text` if it is weak; with the ledger of `home` if it is a chat teacher."
     if check_teacher(spec)["kind"] == "weak":
-        from finerweb.weak import weak_teacher
+        from finerweb.weak.teacher import weak_teacher
 
         return weak_teacher(spec.get("method", spec["name"]), language=language, raw_text=raw_text)
     price = price_of(spec)

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 
-from .budget import Prices
+from .llm.budget import Prices
 from .data import asset, entity_types
 from .languages import in_script
 from .languages import language as find_language
-from .llm import ChatModel, ChatReply, ChatRequest, chat_request, failure
-from .prompts import Sampling, answered, fence, in_language, one_line, plain_label, refusal, task_request
-from .structured import ask
+from .llm.chat import ChatModel, ChatReply, ChatRequest, chat_request, failure
+from .llm.prompts import Sampling, answered, fence, in_language, one_line, plain_label, refusal, task_request
+from .llm.structured import ask
 from .teachers import check_teacher
 
 # %% ../nbs/17_translate.ipynb #b089160e
@@ -125,7 +125,7 @@ def chat_translations(
 
 # %% ../nbs/17_translate.ipynb #d3d4cbf0
 class GoogleTranslation:
-    "Google Cloud Translation as a backend of `finerweb.llm`: the system message is the target's code, the user message the English text; its characters count as tokens."
+    "Google Cloud Translation as a backend of `finerweb.llm.chat`: the system message is the target's code, the user message the English text; its characters count as tokens."
 
     model = "google-cloud-translation/nmt"
 
@@ -192,8 +192,8 @@ GOOGLE_PRICE = Prices(20.0, 0.0, "Google, per million characters")
 
 def make_google(spec: dict, *, home: str) -> ChatModel:
     "Google Cloud Translation with the ledger of `home`. Raises RuntimeError where the client, a project or credentials are lacking."
-    from finerweb.ledger import Ledger
-    from finerweb.remember import Remembered
+    from finerweb.llm.ledger import Ledger
+    from finerweb.llm.cached import Remembered
     from finerweb.store import runs_folder
 
     if not (project := spec.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")):

@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 def tiny_encoder(tmp_path_factory) -> str:
     "The folder of a small untrained encoder of characters."
     import torch
-    from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer
+    from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)

@@ -9,9 +9,9 @@ import pytest
 from finerweb.align import _place_all, align_mentions
 from finerweb.benchmarks import known_benchmarks, read_benchmark
 from finerweb.data import Entity, Mention
-from finerweb.matching import spelling_key
-from finerweb.segment import graphemes
-from finerweb.simulate import join_passages, placement_counts, simulate_teacher
+from finerweb.text.matching import spelling_key
+from finerweb.text.segment import graphemes
+from finerweb.weak.simulated import join_passages, placement_counts, simulate_teacher
 
 RATES = dict(forgets=0.1, moves=0.15, invents=0.05, respells=0.1, repeats=0.05, collapses=0.2)
 LENGTHS = {"tha": 900, "cmn": 350, "jpn": 400, "mya": 1100}  # characters of some 200 words; elsewhere 1,150

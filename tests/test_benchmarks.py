@@ -9,9 +9,9 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from finerweb.benchmarks import Benchmark, benchmark_entry, benchmark_fingerprint, is_met, known_benchmarks, label_words, read_benchmark
 from finerweb.data import Entity
-from finerweb.leakage import LeakIndex, bare, find_leaks, leak_rows, without_leaks
+from finerweb.text.leakage import LeakIndex, bare, find_leaks, leak_rows, without_leaks
 from finerweb.metrics import score_spans
-from finerweb.tagged import join_tokens, place_tokens, spans_of_tags
+from finerweb.source.conll import join_tokens, place_tokens, spans_of_tags
 
 TOKENS = ["Oslo", "3", "é", "วัน", "ที่", "北京", "ဝ", "a b", "", " ", "\x00", "'s", "n't", "''", *",.\"'()„“”«»$%…-।،"]
 LOST = {"\x00": "\ufffd"}

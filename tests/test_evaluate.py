@@ -9,7 +9,7 @@ import pytest
 
 from finerweb.data import Entity, Passage, schema
 from finerweb.evaluate import compared, evaluation_scores, leak_scores
-from finerweb.graph import Profile, check_profile, load_profile, plan
+from finerweb.runner.stages import Profile, check_profile, load_profile, plan
 from finerweb.metrics import score_spans, with_intervals
 from finerweb.store import Task
 
@@ -48,8 +48,8 @@ def evaluated(tmp_path_factory, root) -> Path:
     "The folder of 35_evaluate for a tiny untrained student, whose training text holds one test sentence exactly and one nearly."
     import torch
 
-    from finerweb.encoder import CharEncoder, CharEncoderConfig, CharTokenizer
-    from finerweb.student import SpanBinder
+    from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer
+    from finerweb.student.model import SpanBinder
 
     home = tmp_path_factory.mktemp("home")
     torch.manual_seed(0)

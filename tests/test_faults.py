@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finerweb.cli import app
+from finerweb.runner.cli import app
 from finerweb.data import asset
 from typer.testing import CliRunner
 
@@ -343,7 +343,7 @@ def test_a_disk_without_any_room_is_an_error(small_disk, finerweb, profile_file,
     assert not list(disk.rglob("meta.json"))
 
 
-LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from finerweb.cli import main; sys.argv = ['finerweb', *sys.argv[1:]]; main()"
+LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from finerweb.runner.cli import main; sys.argv = ['finerweb', *sys.argv[1:]]; main()"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="a full disk is tried itself")

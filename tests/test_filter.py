@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from finerweb.filter import encode, fit_head, language_scores, last_checkpoint, reliability, split, targets, train_filter
-from finerweb.graph import Profile, filters, load_profile, plan
-from finerweb.regressor import LOSSES, check_filter, filter_fingerprint, load_filter, loss_of, new_filter, outputs, read_as_scores, readable, score_of
+from finerweb.runner.stages import Profile, filters, load_profile, plan
+from finerweb.models.filter_model import LOSSES, check_filter, filter_fingerprint, load_filter, loss_of, new_filter, outputs, read_as_scores, readable, score_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHERS = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]
@@ -63,7 +63,7 @@ def make_sentencepiece_encoder(folder: Path) -> Path:
 def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_file(tmp_path):
     import torch
 
-    from finerweb.student import SpanBinder
+    from finerweb.student.model import SpanBinder
 
     folder = make_sentencepiece_encoder(tmp_path / "encoder")
     for loss, n in (("squared", 1), ("cumulative", 3)):
@@ -87,7 +87,7 @@ def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_
 @pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
 def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
     folder = make_sentencepiece_encoder(tmp_path / "encoder")
-    load = f"import sys; sys.modules[{package!r}] = None\nfrom finerweb.encoder import load_encoder\nload_encoder({str(folder)!r})"
+    load = f"import sys; sys.modules[{package!r}] = None\nfrom finerweb.models.char_encoder import load_encoder\nload_encoder({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert done.returncode == 1 and "takes the packages sentencepiece and protobuf" in done.stderr.splitlines()[-1], done.stderr
 
@@ -311,7 +311,7 @@ MEASURED = dict(encoder="ngrams", loss="squared", trained="head", batch=8, max_l
 
 
 def test_filters_are_measured_on_pages_they_have_not_seen(tmp_path):
-    from finerweb.quality import means, measure
+    from finerweb.studies.filter_quality import means, measure
 
     page = lambda n, good: dict(id=f"{n}#0", document=f"{n}", language=("eng", "fin")[n % 3 == 0], text=f"word{n % 9} " * 5 + "in 1999 " * good, score=1 + 3.0 * good)
     judged = [page(n, n % 2) | dict(judged=True, source="UD_English-EWT", kind="web weblog (noisy)" if n % 2 else "web email (noisy)") for n in range(120)]
@@ -324,7 +324,7 @@ def test_filters_are_measured_on_pages_they_have_not_seen(tmp_path):
 
 
 def test_a_language_in_which_nothing_passes_one_threshold_has_passages_by_its_own(tmp_path):
-    from finerweb.quality import thresholds
+    from finerweb.studies.filter_quality import thresholds
 
     page = lambda language, n, useful: dict(id=f"{language}{n}", language=language, text=f"word{n % 9} " * 5 + "in 1999 " * useful, score=1 + 3.0 * useful)
     rows = [page("eng", n, n % 2) for n in range(60)] + [page("swh", n, 0) | dict(score=4.0 * (n % 10 == 0)) for n in range(60)] + [page("tha", n, 1) for n in range(25)]
@@ -399,7 +399,7 @@ def scores_of(run: Path, *key: str) -> dict:
 
 
 def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_path, finished, finerweb):
-    from finerweb.scoring import score_passages
+    from finerweb.models.scoring import score_passages
 
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     shutil.copy(finished[0] / "small.yaml", tmp_path)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from finerweb.benchmarks import read_benchmark
 from finerweb.data import lesson_passages
 from finerweb.evaluate import load_student
-from finerweb.gliner_student import GlinerStudent, WordExample, checkpoint_folder, draw_line, draw_lines, make_word_examples, train_gliner
-from finerweb.graph import load_profile, plan
-from finerweb.pipeline import run_profile
-from finerweb.segment import graphemes, tokens
-from finerweb.words import cut_words, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows
+from finerweb.gliner import GlinerStudent, WordExample, checkpoint_folder, draw_line, draw_lines, make_word_examples, train_gliner
+from finerweb.runner.stages import load_profile, plan
+from finerweb.runner.pipeline import run_profile
+from finerweb.text.segment import graphemes, tokens
+from finerweb.student.word_windows import cut_words, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows
 
 TEXTS = [p.text for p in lesson_passages()] + [
     "東京タワーへ行く。2004年", "北京大学的学生", "ភ្នំពេញជារាជធានី", "ວຽງຈັນເປັນນະຄອນຫຼວງ", "ကမ္ဘာ့မြန်မာEU", "EU:n jäsen 👨‍👩‍👧 ok", "नबतीये\u200b प्रान", "في \u200fغزة اثر",
@@ -84,7 +84,7 @@ def test_windows_own_every_word_once_and_have_room(costs, room, most, reach):
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from finerweb.encoder import encoder_path
+    from finerweb.models.char_encoder import encoder_path
 
     return AutoTokenizer.from_pretrained(encoder_path("minilm"))
 
@@ -98,7 +98,7 @@ def test_every_word_gets_a_piece(tokenizer, words):
 
 
 def test_a_tokenizer_without_words_is_refused():
-    from finerweb.encoder import CharTokenizer
+    from finerweb.models.char_encoder import CharTokenizer
 
     with pytest.raises(ValueError, match="fast tokenizer"):
         spell_words(["a"], CharTokenizer(), 8)

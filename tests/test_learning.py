@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from finerweb.learning import Trial, at_words, human_rows, learning_table, run_trials, split_rows, try_out
+from finerweb.studies.student_quality import Trial, at_words, human_rows, learning_table, run_trials, split_rows, try_out
 
 BUILD = dict(encoder="ngrams", label_encoder="ngrams", size=16, max_width=20, window=128, dropout=0.1, freeze_labels=True)
 TRAIN = dict(batch=4, encoder_rate=1e-3, head_rate=1e-3, candidates=0.5, negatives=2, loss="bce", encoder_dropout=0.1)
@@ -59,8 +59,8 @@ def test_a_trial_that_dies_says_of_what_and_the_others_stay(small_set, tmp_path)
 
 
 def test_spans_at_words_begin_and_end_where_icu_says():
-    from finerweb.learning import trained
-    from finerweb.segment import tokens
+    from finerweb.studies.student_quality import trained
+    from finerweb.text.segment import tokens
 
     text = "วังการี มาไท เกิดที่ประเทศเคนยา"
     rows = [{"text": text, "language": "tha", "entities": [{"start": 0, "end": 7, "label": "person"}], "undecided": []}]

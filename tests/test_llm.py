@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import server
-from finerweb.budget import BudgetSpent, Prices, most_tokens
-from finerweb.endpoint import Endpoint
-from finerweb.ledger import Ledger, claim, clear_dead, known, spent
-from finerweb.llm import ChatReply, Scripted, chat_request, failure, split_reasoning
-from finerweb.fit import fits
-from finerweb.rates import Hopeless
-from finerweb.remember import Remembered
-from finerweb.structured import ask, parse_reply
+from finerweb.llm.budget import BudgetSpent, Prices, most_tokens
+from finerweb.llm.endpoint import Endpoint
+from finerweb.llm.ledger import Ledger, claim, clear_dead, known, spent
+from finerweb.llm.chat import ChatReply, Scripted, chat_request, failure, split_reasoning
+from finerweb.llm.schema import fits
+from finerweb.llm.throttle import Hopeless
+from finerweb.llm.cached import Remembered
+from finerweb.llm.structured import ask, parse_reply
 from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent
@@ -136,12 +136,12 @@ def test_works_inside_a_running_event_loop(tmp_path):
 
 WORKER = """
 import json, sys
-from finerweb.budget import Prices
-from finerweb.endpoint import Endpoint
-from finerweb.ledger import Ledger
-from finerweb.llm import chat_request
-from finerweb.remember import Remembered
-from finerweb.structured import ask
+from finerweb.llm.budget import Prices
+from finerweb.llm.endpoint import Endpoint
+from finerweb.llm.ledger import Ledger
+from finerweb.llm.chat import chat_request
+from finerweb.llm.cached import Remembered
+from finerweb.llm.structured import ask
 address, folder, n, schema = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=30, most=64)
 chat = Remembered(backend, Ledger(folder + "/ledger.sqlite"), account="tiny", price=Prices(0.0, 0.0, "runs here"))
@@ -210,7 +210,7 @@ def test_two_workers_ask_everything_once(tmp_path):
 
 def test_claims_of_the_dead_are_free_and_of_the_living_are_not(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    code = f"from finerweb.ledger import *; import os; l = Ledger({str(path)!r}); claim(l, 'k', account='a', money=1.0, cap=None); print(1, flush=True); input()"
+    code = f"from finerweb.llm.ledger import *; import os; l = Ledger({str(path)!r}); claim(l, 'k', account='a', money=1.0, cap=None); print(1, flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     ledger = Ledger(path)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from finerweb.data import Entity, entity_types
-from finerweb.embed import embed_labels, label_cosine, similarity
+from finerweb.models.embeddings import embed_labels, label_cosine, similarity
 from finerweb.merge import clusters, merge_entities, same_type
-from finerweb.trust import Trust, learn_trust
+from finerweb.models.agreement import Trust, learn_trust
 
 LIKE = {frozenset(("person", "human")): 0.8, frozenset(("human", "individual")): 0.8}
 NUMBERS = dict(overlap=0.5, similarity=0.75, min_score=0.5, cosine=lambda a, b: 1.0 if a == b else LIKE.get(frozenset((a, b)), 0.1))
@@ -182,7 +182,7 @@ def test_two_of_three_decide():
 
 def noisy(docs, seed: int, *, drop: float, edge: float, wrong: float, synonym: float, extra: float, language: str) -> list[list[Entity]]:
     "What an imperfect teacher says: it drops, moves an edge by a word, mislabels, uses other words, invents."
-    from finerweb.segment import tokens
+    from finerweb.text.segment import tokens
 
     rng, synonyms = random.Random(seed), {"person": "human", "location": "place", "organization": "company"}
     labels, found = sorted({e.label for _, es in docs for e in es}), []
@@ -258,7 +258,7 @@ def test_a_label_has_the_same_bits_in_any_company(monkeypatch):
     together = dict(zip(labels, embed_labels(labels), strict=True))
     rng = random.Random(5)
     for size in (1, 7, 40):
-        monkeypatch.setattr("finerweb.embed._VECTORS", {})
+        monkeypatch.setattr("finerweb.models.embeddings._VECTORS", {})
         some = rng.sample(labels, size)
         assert all((a == together[label]).all() for label, a in zip(some, embed_labels(some), strict=True))
 
@@ -280,7 +280,7 @@ def test_packaged_types_need_no_model():
 
 def test_unlike_labels_load_no_framework():
     heavy = ("torch", "transformers", "sentence_transformers")
-    code = f"import sys; from finerweb.embed import similarity; print(similarity('city', 'town') > 0.7, [m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; from finerweb.models.embeddings import similarity; print(similarity('city', 'town') > 0.7, [m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True []"
 
 
@@ -289,8 +289,8 @@ def test_vectors_are_kept_for_the_next_language(tmp_path, monkeypatch):
     first = label_cosine(["city", "town", "river"], shelf=str(path))("city", "town")
     with sqlite3.connect(path) as base:
         assert base.execute("SELECT count(*) FROM vectors").fetchone() == (3,)
-    monkeypatch.setattr("finerweb.embed._VECTORS", {})
-    monkeypatch.setattr("finerweb.embed._in_blocks", lambda labels: pytest.fail(f"embedded again: {labels}"))
+    monkeypatch.setattr("finerweb.models.embeddings._VECTORS", {})
+    monkeypatch.setattr("finerweb.models.embeddings._in_blocks", lambda labels: pytest.fail(f"embedded again: {labels}"))
     assert label_cosine(["city"], shelf=str(path))("town", "city") == first
     monkeypatch.undo()
     path.write_bytes(b"no database" * 1000)

@@ -206,7 +206,7 @@ def test_hostile_labels_do_not_reach_the_page():
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize("module", ["finerweb.metrics", "finerweb.benchmarks", "finerweb.leakage", "finerweb.evaluate", "finerweb.embed"])
+@pytest.mark.parametrize("module", ["finerweb.metrics", "finerweb.benchmarks", "finerweb.text.leakage", "finerweb.evaluate", "finerweb.models.embeddings"])
 def test_importing_is_light(module):
     heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "datasets", "matplotlib", "sentence_transformers")
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"

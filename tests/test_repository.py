@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import tokenize
 import zipfile
 from configparser import ConfigParser
 from functools import cache
-from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,11 +25,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 HEAVY = {"torch", "transformers", "datasets", "sentence_transformers", "accelerate", "sklearn", "scipy", "matplotlib", "pandas", "vllm", "gliner", "ray"}
-MODELS = {"asking", "binder", "cells", "encoder", "labels", "losses", "student", "training"}  # they define torch modules, and only run cells and functions import them
-DEFINITIONS = "30_tagged 31_leakage 32_asking 32_cells 32_decoding 32_folder 32_labels 32_losses 32_reading 32_student 32_training 32_words"
-NOT_STAGES = set(DEFINITIONS.split())  # 10-59, but definitions only
+# They define torch modules, and only run cells and functions import them.
+MODELS = {"binder", "models.char_encoder", *(f"student.{m}" for m in ("labels", "losses", "model", "objective", "targets", "training"))}
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
@@ -66,43 +65,57 @@ def export_cells(path: Path) -> list[str]:
     return [c for c in code(path) if directive(c, "exporti?")]
 
 
-def number(path: Path) -> int:
-    "The number in a notebook's name; the front door, which has none, may use everything."
-    found = re.match(r"\d+", path.stem)
-    return int(found[0]) if found else 99
+def title(path: Path) -> str:
+    "A notebook's place in nbs/ as text: 05_weak/00_lexicon."
+    return path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+
+
+def place(path: Path) -> tuple[int, ...]:
+    "(floor,) or (floor, place in the folder): the numbers in a notebook's path; the front door, which has none, may use everything."
+    return tuple(int(number[0]) if (number := re.match(r"\d+", part)) else 99 for part in title(path).split("/"))
 
 
 def is_stage(path: Path) -> bool:
-    return 10 <= number(path) < 60 and path.stem not in NOT_STAGES
+    return len(place(path)) == 1 and 10 <= place(path)[0] < 60
 
 
 STAGES = [p for p in NBS if is_stage(p)]
-each_notebook = pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
-each_stage = pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+each_notebook = pytest.mark.parametrize("path", NBS, ids=title)
+each_stage = pytest.mark.parametrize("path", STAGES, ids=title)
 
 
 @cache
-def module_numbers() -> dict[str, int]:
-    "Module -> the number of its notebook."
-    found = {}
+def module_places() -> dict[str, tuple[int, ...]]:
+    "Module, without `finerweb.` -> the place of its notebook; the package `student` is where its SpanBinder is."
+    places = {}
     for path in NBS:
         for source in code(path):
             if name := re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M):
-                assert name[1] not in found, f"two notebooks export to {name[1]}"
-                found[name[1]] = number(path)
-    return found
+                assert name[1] not in places, f"two notebooks export to {name[1]}"
+                places[name[1]] = place(path)
+    return places | {"student": places["student.model"]}
 
 
-def imports(module: ast.AST, inside: bool) -> set[str]:
-    "Full names of the modules that a piece of code imports; `inside`: in functions too, not only when it is itself imported."
+def module_file(module: str) -> Path:
+    path = (ROOT / "finerweb").joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def package_of(module: str) -> str:
+    "The package that a module's relative imports start from."
+    return f"finerweb.{module}" if module_file(module).name == "__init__.py" else f"finerweb.{module}".rpartition(".")[0]
+
+
+def imports(module: ast.AST, inside: bool, package: str = "finerweb") -> set[str]:
+    "Full names of the modules (and what is taken from them) that code in `package` imports; `inside`: in functions too."
     names, waiting = set(), [module]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["finerweb" if node.level else "", node.module]))
-            names |= {f"{base}.{a.name}" for a in node.names} if base == "finerweb" else {base}
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names |= {base, *(f"{base}.{a.name}" for a in node.names)}
         if inside or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             waiting += ast.iter_child_nodes(node)
     return names
@@ -110,7 +123,14 @@ def imports(module: ast.AST, inside: bool) -> set[str]:
 
 def own(names: set[str]) -> set[str]:
     "The modules of finerweb among some full names."
-    return {n.split(".")[1] for n in names if n.startswith("finerweb.")} & set(module_numbers())
+    return {n.removeprefix("finerweb.") for n in names if n.startswith("finerweb.")} & set(module_places())
+
+
+@cache
+def module_imports() -> dict[str, set[str]]:
+    "Module -> the modules of finerweb that it imports, in functions too."
+    sources = {m: ast.parse(module_file(m).read_text(encoding="utf-8")) for m in module_places()}
+    return {m: own(imports(source, inside=True, package=package_of(m))) - {m} for m, source in sources.items()}
 
 
 # What is installed
@@ -335,7 +355,7 @@ def test_notebook_is_clean(path):
     nb = read(path)
     assert nb.cells[0].cell_type == "markdown" and re.match(r"# \S.*\n\n> \S", nb.cells[0].source), "starts with '# name', an empty line, '> one line'"
     for n, cell in enumerate(nb.cells):
-        where = f"{path.name}, cell {n}"
+        where = f"{title(path)}, cell {n}"
         assert not [o for o in cell.get("outputs", ()) if o.output_type == "error"], f"{where} holds an error; make notebooks refreshes the outputs"
         assert "injected-parameters" not in cell.metadata.get("tags", ()), f"{where} was injected by papermill"
         assert cell.get("execution_count") is None and set(cell.metadata) <= {"tags"}, f"{where}: run nbdev_clean"
@@ -370,7 +390,7 @@ def test_export_cells_are_short(path):
     assert sum(sizes) <= 260, f"{sum(sizes)} exported lines: split the notebook"
 
 
-@pytest.mark.parametrize("path", [p for p in NBS if p.stem >= "7" and p.stem[0].isdigit()], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NBS if place(p)[0] == 70], ids=title)
 def test_measurement_has_one_parameters_cell(path):
     assert sum("parameters" in c.metadata.get("tags", ()) for c in read(path).cells) == 1, "tag the cell of parameters, so that papermill finds it"
 
@@ -433,28 +453,78 @@ def test_task_is_told_every_parameter(path):
 
 @each_notebook
 def test_nothing_imports_upward_and_no_stage_a_stage(path):
-    numbers, n = module_numbers(), number(path)
+    here = place(path)
     for source in code(path):
         for name in own(imports(tree(source), inside=True)):
-            there = numbers[name]
-            assert there <= n, f"{path.name} imports finerweb.{name}, which is {there:02}: a notebook imports from lower numbers only"
-            assert there == n or not (10 <= n < 30 and 10 <= there < 30), f"{path.name} imports the stage {name}: stages meet on disk (task.read)"
+            there = module_places()[name]
+            assert there <= here, f"{title(path)} imports finerweb.{name}, which is {there}: a notebook imports what is listed before it"
+            assert there == here or not (10 <= here[0] < 30 and 10 <= there[0] < 30), f"{title(path)} imports the stage {name}: stages meet on disk"
+
+
+def test_places_are_unique_and_modules_are_called_as_their_notebooks():
+    places = [place(p) for p in NBS]
+    assert len(set(places)) == len(places), "two notebooks have one number"
+    for path in NBS:
+        exported = {m for m, there in module_places().items() if there == place(path) and m != "student"}
+        assert exported <= {re.sub(r"(^|/)\d+_", r"\1", title(path)).replace("/", ".")}, f"{title(path)} exports {exported}"
+
+
+def test_the_top_of_nbs_holds_stages_and_common_ground_and_the_rest_lies_in_rooms():
+    top = {p.name for p in (ROOT / "nbs").iterdir() if not p.name.startswith(".")} - {"images", "runs"}
+    rooms = {"03_text", "04_llm", "05_weak", "06_models", "08_source", "32_student", "60_runner", "70_studies"}
+    ground = {f"{name}.ipynb" for name in ("index", "00_data", "01_languages", "02_store", "07_metrics", "09_teachers")}
+    assert top == rooms | ground | {p.name for p in STAGES}
+    from finerweb.runner.stages import STAGES as graph
+
+    assert sorted(graph) == sorted(p.stem for p in STAGES), "every stage notebook is in the graph"
 
 
 def test_module_imports_follow_the_floors():
-    numbers = module_numbers()
-    used = {m: own(imports(ast.parse((ROOT / "finerweb" / f"{m}.py").read_text(encoding="utf-8")), inside=True)) for m in numbers}
+    places, used = module_places(), module_imports()
     assert used["data"] == set()
-    upward = {m: sorted(u for u in names if numbers[u] > numbers[m]) for m, names in used.items()}
+    upward = {m: sorted(u for u in names if places[u] > places[m]) for m, names in used.items()}
     assert not {m: u for m, u in upward.items() if u}
-    order = list(TopologicalSorter(used).static_order())  # CycleError names modules of one number that import each other
-    assert set(order) == set(numbers)
-    assert {m for m, names in used.items() if "pipeline" in names} <= {"cli"}
+    assert {m for m, names in used.items() if "runner.pipeline" in names} == {"runner.cli"}
+
+
+FINGERPRINTS = """
+import json, sys
+from finerweb.store import code_fingerprint
+print(json.dumps({stage: code_fingerprint(stage)["code"] for stage in sys.argv[1:]}))
+"""
+
+
+def test_a_changed_module_makes_the_stages_that_use_it_stale_and_no_others(tmp_path):
+    for folder in ("finerweb", "nbs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
+    stages = [p.stem for p in STAGES]
+
+    def fingerprints() -> dict[str, str]:
+        command, places = [sys.executable, "-c", FINGERPRINTS, *stages], os.environ | {"PYTHONPATH": str(tmp_path)}
+        return json.loads(subprocess.run(command, cwd=tmp_path, env=places, check=True, capture_output=True, text=True).stdout)
+
+    reached = {}
+    for path in STAGES:
+        cells = [c for c in code(path) if directive(c, "exporti?") or directive(c, "eval: *false")]
+        todo, seen = set().union(*(own(imports(tree(c), inside=True)) for c in cells)), {"store"}
+        while new := todo - seen:
+            seen |= new
+            todo = set().union(*(module_imports()[m] for m in new))
+        reached[path.stem] = seen
+    before = fingerprints()
+    for module in ("text.segment", "llm.ledger", "weak.shapes", "source.chunking", "student.losses", "runner.cli"):
+        file = tmp_path / module_file(module).relative_to(ROOT)
+        file.write_text(file.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+        after = fingerprints()
+        stale = {stage for stage in stages if before[stage] != after[stage]}
+        assert stale == {stage for stage in stages if module in reached[stage]}, module
+        assert bool(stale) == (module != "runner.cli") and len(stale) < len(stages)
+        before = after
 
 
 @each_notebook
 def test_export_cells_import_no_heavy_library_at_the_top(path):
-    modules = {m for m, n in module_numbers().items() if n == number(path)}
+    modules = {m for m, there in module_places().items() if there == place(path)}
     allowed = {"torch", "transformers"} if modules & MODELS else set()
     names = set().union(*(imports(tree(c), inside=False) for c in export_cells(path)))
     assert not {n.split(".")[0] for n in names} & (HEAVY - allowed), "import it in the function that uses it"
@@ -462,7 +532,7 @@ def test_export_cells_import_no_heavy_library_at_the_top(path):
 
 
 def test_importing_the_package_stays_light():
-    light = sorted(f"finerweb.{m}" for m in set(module_numbers()) - MODELS)
+    light = sorted(f"finerweb.{m}" for m in set(module_places()) - MODELS)
     show = f"import sys, importlib, json\nfor m in {light}: importlib.import_module(m)\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -476,7 +546,7 @@ UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marsh
 
 def unsafe(module: ast.AST) -> list[str]:
     "Calls and imports that can run code which came with data."
-    found = sorted({n.split(".")[0] for n in imports(module, inside=True)} & UNSAFE)
+    found = sorted({n.split(".")[0] for n in imports(module, inside=True, package="finerweb.any.any")} & UNSAFE)
     for node in ast.walk(module):
         if not isinstance(node, ast.Call):
             continue
@@ -502,7 +572,7 @@ def test_unsafe_loading_is_recognised(source):
 
 def test_nothing_fetched_is_run():
     assert not unsafe(ast.parse("torch.load(f, weights_only=True); yaml.safe_load(f); yaml.load(f, Loader=yaml.SafeLoader)"))
-    found = {p.name: unsafe(ast.parse(p.read_text(encoding="utf-8"))) for p in sorted((ROOT / "finerweb").glob("*.py"))}
+    found = {p.name: unsafe(ast.parse(p.read_text(encoding="utf-8"))) for p in sorted((ROOT / "finerweb").rglob("*.py"))}
     for path in NBS:
-        found[path.name] = [u for c in code(path) for u in unsafe(tree(c))]
+        found[title(path)] = [u for c in code(path) for u in unsafe(tree(c))]
     assert not {name: u for name, u in found.items() if u}

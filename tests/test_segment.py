@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finerweb.languages import languages
-from finerweb.segment import chunks, graphemes, sentences, tokens, words
+from finerweb.text.segment import chunks, graphemes, sentences, tokens, words
 
 DATA = Path(os.environ.get("FINERWEB_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")) / "web"
 CHARACTERS = 40_000  # per language, which takes 91 languages through in half a minute
@@ -144,7 +144,7 @@ def test_unknown_chunk_policy() -> None:
 def test_segment_any_text_says_what_is_missing(monkeypatch) -> None:
     import sys
 
-    from finerweb.split import sat_sentences
+    from finerweb.text.sat import sat_sentences
 
     monkeypatch.setitem(sys.modules, "wtpsplit", None)  # as where it is not installed
     with pytest.raises(ImportError, match=r"pip install 'finerweb\[sat\]'"):
@@ -158,7 +158,7 @@ def test_segment_any_text_with_a_tiny_model(tmp_path) -> None:
     from transformers import PreTrainedTokenizerFast
     from wtpsplit.models import SubwordXLMConfig, SubwordXLMForTokenClassification
 
-    from finerweb.split import sat_sentences
+    from finerweb.text.sat import sat_sentences
 
     text = "Hello there. This is a test!\n\nMakumbusho yalifunguliwa. ที่กรุงเทพ 🎉 ok"
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

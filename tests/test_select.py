@@ -14,12 +14,12 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finerweb.cutting import cut_documents
+from finerweb.source.chunking import cut_documents
 from finerweb.data import asset
-from finerweb.duplicates import NearDuplicates, sketch
-from finerweb.scoring import batches, one_ahead
+from finerweb.text.near_duplicates import NearDuplicates, sketch
+from finerweb.models.scoring import batches, one_ahead
 from finerweb.select import Held, Selection, first_good_chunks, language_threshold, score_bin
-from finerweb.source import Document, documents
+from finerweb.source.documents import Document, documents
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
 CUTTING = dict(rated=frozenset(), processes=1, words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
@@ -79,7 +79,7 @@ def result(selection: Selection) -> str:
 @pytest.fixture
 def regressor(tiny_encoder, one_thread):
     import torch
-    from finerweb.encoder import load_sequence_regressor
+    from finerweb.models.char_encoder import load_sequence_regressor
 
     torch.manual_seed(0)
     return load_sequence_regressor(tiny_encoder)
@@ -95,7 +95,7 @@ def test_batches_hold_every_text_once_within_the_budget():
 
 
 def test_scores_are_those_of_each_text_alone_and_of_the_plain_pipeline(regressor):
-    from finerweb.scoring import score_passages
+    from finerweb.models.scoring import score_passages
 
     tokenizer, model = regressor
     texts = HOSTILE[:3] + [text(n, 5 + 3 * (n % 9)) for n in range(40)]
@@ -108,7 +108,7 @@ def test_scores_are_those_of_each_text_alone_and_of_the_plain_pipeline(regressor
 
 
 def test_a_lower_precision_is_taken_only_where_scores_stay(regressor):
-    from finerweb.scoring import safe_precision
+    from finerweb.models.scoring import safe_precision
 
     tokenizer, model = regressor
     texts = [text(n, 20) for n in range(8)]
@@ -123,7 +123,7 @@ def test_a_lower_precision_is_taken_only_where_scores_stay(regressor):
 
 def test_a_classifier_is_no_filter(regressor):
     import torch
-    from finerweb.scoring import score_passages
+    from finerweb.models.scoring import score_passages
 
     tokenizer, model = regressor
     model.classifier = torch.nn.Linear(model.classifier.in_features, 3)
@@ -338,8 +338,8 @@ for cell in cells:
 def stage(tiny_encoder, one_thread, tmp_path):
     "`stage(home, **parameters)`: the parameters of the notebook's stage on 400 pages, as JSON; a filter and the rated passages are there."
     import torch
-    from finerweb.encoder import load_sequence_regressor
-    from finerweb.source import passage_row
+    from finerweb.models.char_encoder import load_sequence_regressor
+    from finerweb.source.documents import passage_row
     from finerweb.store import Task
 
     columns = ("id", "text", "url", "language", "language_script")
@@ -400,7 +400,7 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(stage, environment, tmp_pa
 
 def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path, monkeypatch):
     import torch
-    from finerweb.encoder import load_sequence_regressor
+    from finerweb.models.char_encoder import load_sequence_regressor
 
     given = stage("whole", passages=5)
     _, model = load_sequence_regressor(tiny_encoder)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finerweb import rows as rows_module
-from finerweb import source
+from finerweb.source import documents as source
+from finerweb.source import files as rows_module
 from finerweb.corpus import draw
-from finerweb.rows import Shard
-from finerweb.shards import local_shards
-from finerweb.source import WAITS, Document, Dropped, documents, random_number, shard_documents, shards, source_fingerprint
+from finerweb.source.files import Shard
+from finerweb.source.shards import local_shards
+from finerweb.source.documents import WAITS, Document, Dropped, documents, random_number, shard_documents, shards, source_fingerprint
 from finerweb.store import Task
 from hub_server import Hub
 
@@ -85,7 +85,7 @@ def ids(found) -> list[str]:
 
 USER = """
 import json, sys
-from finerweb.source import documents
+from finerweb.source.documents import documents
 for source, language in (("hub", "swh"), ("hub", "eng"), ("hub:HuggingFaceFW/fineweb-edu", "eng"), ("hub:HuggingFaceFW/fineweb-edu", "swh")):
     print(json.dumps([[d.id, d.text, d.url, d.reason] for d in documents(source, language, seed=3)]))
 try:

@@ -6,16 +6,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finerweb.asking import label_names  # noqa: E402
+from finerweb.student.objective import label_names  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
-from finerweb.cells import choose_labels, make_cells, make_examples, relation  # noqa: E402
+from finerweb.student.targets import choose_labels, make_cells, make_examples, relation  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
-from finerweb.encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
-from finerweb.losses import bce_loss, focal_loss  # noqa: E402
-from finerweb.scoring import score_passages  # noqa: E402
-from finerweb.segment import graphemes  # noqa: E402
-from finerweb.student import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
-from finerweb.training import calibrate, train_binder  # noqa: E402
+from finerweb.models.char_encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
+from finerweb.student.losses import bce_loss, focal_loss  # noqa: E402
+from finerweb.models.scoring import score_passages  # noqa: E402
+from finerweb.text.segment import graphemes  # noqa: E402
+from finerweb.student.model import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
+from finerweb.student.training import calibrate, train_binder  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
     ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),

@@ -13,17 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from finerweb import prompts
+from finerweb.llm import prompts
 from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
 from finerweb.data import Entity, Mention, Passage, Table, check_rows, lesson_passages, storable
-from finerweb.estimate import estimate_tasks
-from finerweb.graph import Profile, check_profile, load_profile, plan
+from finerweb.runner.estimate import estimate_tasks
+from finerweb.runner.stages import Profile, check_profile, load_profile, plan
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
-from finerweb.llm import ChatReply, Scripted, failure
-from finerweb.pipeline import run_tasks
-from finerweb.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
+from finerweb.llm.chat import ChatReply, Scripted, failure
+from finerweb.runner.pipeline import run_tasks
+from finerweb.llm.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
 from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta, read_rows
 from finerweb.translate import GoogleTranslation, chat_translations, check_translator, google_translations, join_concepts, translation_request
@@ -304,9 +304,9 @@ def test_concepts_end_however_they_are_chained():
 
 def ledger_chat(folder, answer):
     "(model with a ledger in `folder`, the script that it asks)"
-    from finerweb.budget import Prices
-    from finerweb.ledger import Ledger
-    from finerweb.remember import Remembered
+    from finerweb.llm.budget import Prices
+    from finerweb.llm.ledger import Ledger
+    from finerweb.llm.cached import Remembered
 
     script = Scripted(answer)
     return Remembered(script, Ledger(folder / "ledger.sqlite"), account="scripted", price=Prices(0.0, 0.0, "runs here")), script
@@ -393,9 +393,9 @@ class StandIn:
 
 
 def test_google_translates_in_calls_of_a_hundred_and_the_ledger_keeps_them(tmp_path):
-    from finerweb.budget import Prices
-    from finerweb.ledger import Ledger
-    from finerweb.remember import Remembered
+    from finerweb.llm.budget import Prices
+    from finerweb.llm.ledger import Ledger
+    from finerweb.llm.cached import Remembered
 
     labels = [f"kind {n:03}" for n in range(250)]
     make = lambda client: Remembered(
@@ -549,7 +549,7 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):
     tasks = [t for t in annotating if t.key == ("swh", "chat") and t.stage in ("11_rate", "14_annotate")]
     tasks += [t for t in judging if t.key == ("swh",) and t.stage in ("17_translate", "19_judge")]
     home = str(tmp_path / "runs")
-    environment = {"PYTHONPATH": ":".join([str(Path(prompts.__file__).parent.parent), *(p for p in sys.path if Path(p or ".", "openai").is_dir())])}
+    environment = {"PYTHONPATH": ":".join([str(Path(prompts.__file__).parent.parent.parent), *(p for p in sys.path if Path(p or ".", "openai").is_dir())])}
 
     def run() -> list[str]:
         done = []

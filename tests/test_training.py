@@ -11,14 +11,16 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from finerweb import asking, student, training  # noqa: E402
-from finerweb.asking import Plan, ask, known_labels  # noqa: E402
+from finerweb.student import model as student  # noqa: E402
+from finerweb.student import objective as asking  # noqa: E402
+from finerweb.student import training  # noqa: E402
+from finerweb.student.objective import Plan, ask, known_labels  # noqa: E402
 from finerweb.binder import model_card, read_descriptions  # noqa: E402
-from finerweb.cells import choose_labels, make_cells, make_edges, make_examples, read_concepts  # noqa: E402
-from finerweb.encoder import CharEncoder, CharEncoderConfig  # noqa: E402
-from finerweb.losses import bce_loss, contrastive_loss  # noqa: E402
-from finerweb.student import SpanBinder, collate, read_labels  # noqa: E402
-from finerweb.training import pick_device, train_binder  # noqa: E402
+from finerweb.student.targets import choose_labels, make_cells, make_edges, make_examples, read_concepts  # noqa: E402
+from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig  # noqa: E402
+from finerweb.student.losses import bce_loss, contrastive_loss  # noqa: E402
+from finerweb.student.model import SpanBinder, collate, read_labels  # noqa: E402
+from finerweb.student.training import pick_device, train_binder  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first and the third: only a blank, or nothing, between them
     ("swh", "Latn", "Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),

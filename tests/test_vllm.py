@@ -20,7 +20,7 @@ import pytest
 import yaml
 from finerweb.annotate import annotation_schema
 from finerweb.data import lesson_passages
-from finerweb.fit import fits
+from finerweb.llm.schema import fits
 from finerweb.judge import judgement_schema
 from finerweb.rate import RATING_SCHEMA
 from finerweb.store import read_meta, read_rows
@@ -106,8 +106,8 @@ def test_as_a_server(server, tmp_path, finerweb):
 
 
 def test_same_seed_same_words_and_every_schema_is_kept(tiny):
-    from finerweb.llm import chat_request
-    from finerweb.vllm import InProcess
+    from finerweb.llm.chat import chat_request
+    from finerweb.llm.vllm import InProcess
 
     model = InProcess(str(tiny), revision="", engine=ENGINE, extra={})
     schemas = [RATING_SCHEMA, annotation_schema(5), judgement_schema(3)]

@@ -13,8 +13,8 @@ from babel import Locale
 
 from finerweb.data import Mention, Passage, asset, broader, storable
 from finerweb.languages import languages
-from finerweb.lexicon import lexicon, locale_of, word_list
-from finerweb.weak import weak_teacher
+from finerweb.weak.lexicon import lexicon, locale_of, word_list
+from finerweb.weak.teacher import weak_teacher
 
 METHODS = ("lexicon", "patterns")
 SAMPLES = sorted(path.stem for path in asset("sample").glob("*.jsonl"))
@@ -86,7 +86,7 @@ def sample(language: str) -> list[dict]:
 PROGRAM = """
 import json, sys
 from finerweb.data import Passage, asset
-from finerweb.weak import weak_teacher
+from finerweb.weak.teacher import weak_teacher
 for language in ("swh", "hin"):
     texts = [json.loads(line)["text"][:1500] for line in (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()[:12]]
     for method in ("lexicon", "patterns"):

@@ -1,0 +1,1 @@
+"The graph of stages, profiles, the plan and the command line."

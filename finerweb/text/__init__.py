@@ -1,0 +1,1 @@
+"Words, sentences, languages and likeness of texts."
