@@ -9,7 +9,8 @@ import pytest
 
 from finerweb.data import Entity, Passage, schema
 from finerweb.evaluate import compared, evaluation_scores, leak_scores
-from finerweb.runner.stages import Profile, check_profile, load_profile, plan
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.metrics import score_spans, with_intervals
 from finerweb.store import Task
 

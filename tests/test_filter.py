@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from finerweb.filter import encode, fit_head, language_scores, last_checkpoint, reliability, split, targets, train_filter
-from finerweb.runner.stages import Profile, filters, load_profile, plan
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import Profile, filters, load_profile
 from finerweb.models.filter_model import LOSSES, check_filter, filter_fingerprint, load_filter, loss_of, new_filter, outputs, read_as_scores, readable, score_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,8 @@ from finerweb.benchmarks import read_benchmark
 from finerweb.data import lesson_passages
 from finerweb.evaluate import load_student
 from finerweb.gliner import GlinerStudent, WordExample, checkpoint_folder, draw_line, draw_lines, make_word_examples, train_gliner
-from finerweb.runner.stages import load_profile, plan
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import load_profile
 from finerweb.runner.pipeline import run_profile
 from finerweb.text.segment import graphemes, tokens
 from finerweb.student.word_windows import cut_words, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows

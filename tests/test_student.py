@@ -15,7 +15,8 @@ from finerweb.student.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.models.scoring import score_passages  # noqa: E402
 from finerweb.text.segment import graphemes  # noqa: E402
 from finerweb.student.model import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
-from finerweb.student.training import calibrate, train_binder  # noqa: E402
+from finerweb.student.calibration import calibrate  # noqa: E402
+from finerweb.student.training import train_binder  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
     ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),

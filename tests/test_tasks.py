@@ -18,7 +18,8 @@ from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
 from finerweb.data import Entity, Mention, Passage, Table, check_rows, lesson_passages, storable
 from finerweb.runner.estimate import estimate_tasks
-from finerweb.runner.stages import Profile, check_profile, load_profile, plan
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
 from finerweb.llm.chat import ChatReply, Scripted, failure

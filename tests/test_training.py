@@ -270,7 +270,7 @@ def test_it_stops_early_and_keeps_the_best(tiny_encoder, monkeypatch):
         kept.append(weights_of(model))
         return 0.5, next(scores)
 
-    monkeypatch.setattr(training, "best_threshold", look)
+    monkeypatch.setattr(training, "model_threshold", look)
     model = untrained(tiny_encoder)
     curve, _ = train_binder(model, rows(), held_out=rows(), **(TRAINING | dict(every=3, patience=2)))
     assert len(kept) == 4 and len(curve) == 12 and same(weights_of(model), kept[1]) and not same(weights_of(model), kept[3])

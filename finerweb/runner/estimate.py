@@ -15,7 +15,8 @@ from math import ceil
 from ..annotate import annotation_request
 from ..llm.budget import estimate, tokenizer
 from ..data import Entity, Passage, asset
-from .stages import PlannedTask, Profile
+from .plan import PlannedTask
+from .profiles import Profile
 from .plan import up_to_date
 from ..judge import judgement_request, sample_rows
 from ..languages import language as find_language

@@ -19,7 +19,8 @@ from multiprocessing import get_context
 import yaml
 
 from ..gliner import check_gliner
-from .stages import PlannedTask, Profile, plan, wanted_tasks
+from .plan import PlannedTask, plan, wanted_tasks
+from .profiles import Profile
 from .plan import outside_inputs, standing, task_inputs
 from ..judge import check_judge
 from ..models.filter_model import check_filter

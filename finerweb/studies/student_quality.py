@@ -149,7 +149,7 @@ def try_out(trial: Trial) -> dict:
     import torch
 
     from finerweb.binder import swap_names
-    from finerweb.student.training import best_threshold
+    from finerweb.student.calibration import model_threshold
 
     torch.set_num_threads(1)
     tests = {name: read_benchmark({"name": name}).passages for name in trial.sets}
@@ -166,7 +166,7 @@ def try_out(trial: Trial) -> dict:
     scored = {}
     for name, passages in tests.items():
         labels = list(trial.labels) or sorted({e["label"] for r in rows for e in r["entities"]})
-        threshold, held_f1 = best_threshold(model, held[name], batch_size=32, progress=False)
+        threshold, held_f1 = model_threshold(model, held[name], batch_size=32, progress=False)
         score = score_at(model, passages, labels, threshold)
         row = {"threshold": threshold, "held out": held_f1, **score.row(), "labels": {x: score.row(x)["f1"] for x in labels}}
         scored[name] = row | {"shown": {how: score_at(model, passages, labels, threshold, called).f1 for how, called in trial.shown.items()}}
