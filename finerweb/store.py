@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runs_folder', 'output_folder', 'notebooks_folder', 'notebook_code', 'code_fingerprint', 'fingerprint', 'read_meta',
-           'read_error', 'finished', 'is_done', 'Task', 'put_in_place', 'write_rows', 'read_rows', 'write_text']
+           'read_error', 'finished', 'is_done', 'Task', 'put_in_place']
 
 # %% ../nbs/02_store.ipynb #a328c44d
 import ast
@@ -23,10 +23,9 @@ from importlib import metadata, resources
 from importlib.util import resolve_name
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from fastcore.basics import patch
 
-from .data import asset, check_rows, schema, storable
+from .data import DROPPED, asset, check_rows, dropped_row, read_rows, schema, write_rows, write_text
 
 # %% ../nbs/02_store.ipynb #74dad810
 def runs_folder(
@@ -40,7 +39,8 @@ def output_folder(home: str, run: str, stage: str, key: tuple[str, ...] = ()) ->
     "Where `stage` puts its output for `key`. Raises ValueError for a name that is no plain folder name."
     for part in (run, stage, *key):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", part):
-            raise ValueError(f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+            message = f"{part!r} cannot name a folder: use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            raise ValueError(message)
     return runs_folder(home).joinpath(run, stage, *key)
 
 # %% ../nbs/02_store.ipynb #4afb1195
@@ -56,26 +56,28 @@ def notebook_code(stage: str) -> str:
     "The exported cells and the run cells of a stage's notebook. Raises ValueError for an unknown stage."
     path = notebooks_folder() / f"{stage}.ipynb"
     if not path.exists():
-        known = sorted(p.stem for p in notebooks_folder().glob("[1-5]*.ipynb"))
-        raise ValueError(f"there is no notebook for stage {stage!r}; there is {', '.join(known)}")
+        stages = sorted(p.stem for p in notebooks_folder().glob("[1-5]*.ipynb"))
+        raise ValueError(f"there is no notebook for stage {stage!r}; there is {', '.join(stages)}")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     return "\n".join(s for s in sources if s.startswith(("#| export", "#| eval: false")))
 
 
-def _reached(code: str, package: str = "finerweb") -> tuple[set[str], set[str]]:
+def _imports(code: str, package: str = "finerweb") -> tuple[set[str], set[str]]:
     "The modules that `code`, of a module in `package`, imports anywhere (dotted names), and the package assets it names."
     modules, assets = set(), set()
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            modules |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):  # exported modules import their siblings relatively
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            modules |= {base} | {f"{base}.{a.name}" for a in node.names if _module_file(f"{base}.{a.name}")}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "asset" and node.args and isinstance(node.args[0], ast.Constant):
-            assets.add(node.args[0].value)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
-            modules |= {str(c.value).split(".")[0] for c in list(ast.walk(node.args[0]))[:2] if isinstance(c, ast.Constant)}
+        match node:
+            case ast.Import():
+                modules |= {alias.name for alias in node.names}
+            case ast.ImportFrom():  # exported modules import their siblings relatively
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                modules |= {base} | {f"{base}.{a.name}" for a in node.names if _module_file(f"{base}.{a.name}")}
+            case ast.Call(func=ast.Name("asset"), args=[ast.Constant(name), *_]):
+                assets.add(name)
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[name, *_]):
+                constants = [c.value for c in list(ast.walk(name))[:2] if isinstance(c, ast.Constant)]
+                modules |= {constant.split(".")[0] for constant in constants}
     return modules, assets
 
 
@@ -88,14 +90,15 @@ def _module_file(name: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-_SOLD_AS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "ahocorasick": "pyahocorasick"}  # modules that are not named like their distribution
+# Modules that are not named like their distribution.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "ahocorasick": "pyahocorasick"}
 
 
 @cache
 def _version(module: str) -> str | None:
     "The version of the distribution that a top-level module comes from, if it is one that is installed."
     try:
-        return metadata.version(_SOLD_AS.get(module, module))
+        return metadata.version(_DISTRIBUTIONS.get(module, module))
     except metadata.PackageNotFoundError:
         return None
 
@@ -104,10 +107,12 @@ def _version(module: str) -> str | None:
 def code_fingerprint(stage: str) -> dict:
     "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
     sha = hashlib.sha256(notebook_code(stage).encode())
-    todo, libraries, seen, assets = [(notebook_code(stage), "finerweb")], set(), {"finerweb", "finerweb.store"}, set()
+    # The store is left out: it says where rows go, not what is in them.
+    todo, seen = [(notebook_code(stage), "finerweb")], {"finerweb", "finerweb.store"}
+    libraries, assets = set(), set()
     while todo:
-        modules, named = _reached(*todo.pop())
-        assets |= named
+        modules, asset_names = _imports(*todo.pop())
+        assets |= asset_names
         for name in sorted(modules - seen):
             if name.partition(".")[0] != "finerweb":
                 libraries.add(name.partition(".")[0])
@@ -115,30 +120,32 @@ def code_fingerprint(stage: str) -> dict:
             seen.add(name)
             file = _module_file(name)
             if file is None:
-                raise ValueError(f"the code of {stage} imports {name}, which is no module of finerweb; run nbdev_export or mend the import")
+                raise ValueError(f"the code of {stage} imports {name}, which is no module of finerweb; run nbdev_export")
             code = file.read_text(encoding="utf-8")
             sha.update(code.encode())
             todo.append((code, name if file.name == "__init__.py" else name.rpartition(".")[0]))
     for name in sorted(assets):
         for path in [asset(name)] if asset(name).is_file() else sorted(p for p in asset(name).rglob("*") if p.is_file()):
             sha.update(path.name.encode() + path.read_bytes())
-    versions = {lib: _version(lib) for lib in sorted(libraries - set(sys.stdlib_module_names))}
-    return {"code": sha.hexdigest(), "versions": {lib: v for lib, v in versions.items() if v}}
+    versions = {library: _version(library) for library in sorted(libraries - set(sys.stdlib_module_names))}
+    return {"code": sha.hexdigest(), "versions": {library: v for library, v in versions.items() if v}}
 
 
-_HOW_ASKED = {"base_url", "api_key_env", "price_in", "price_out", "cap", "timeout", "most", "poll", "project"}  # of a teacher: they leave its replies as they are
+# Of a teacher: where, how patiently and at what price it is asked. They leave its replies as they are.
+_CIRCUMSTANCES = {"base_url", "api_key_env", "price_in", "price_out", "cap", "timeout", "most", "poll", "project"}
 
 
 def _deciding(value: object) -> object:
     "`value` without what only says where and at what price a teacher is asked."
     if isinstance(value, dict):
-        return {k: _deciding(v) for k, v in value.items() if k not in _HOW_ASKED or "kind" not in value}
+        return {k: _deciding(v) for k, v in value.items() if k not in _CIRCUMSTANCES or "kind" not in value}
     return [_deciding(v) for v in value] if isinstance(value, list) else value
 
 
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
     "A hash of everything that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
-    whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs, **code_fingerprint(stage)}
+    whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs}
+    whole |= code_fingerprint(stage)
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 # %% ../nbs/02_store.ipynb #1a5b03f4
@@ -163,7 +170,7 @@ def read_error(folder: Path) -> str:
 
 
 def finished(folder: Path) -> dict | None:
-    "`meta.json` of an output that stages may read: None where there is none, or where the last attempt to make it anew failed."
+    "`meta.json` of an output that stages may read: None where there is none, or where the last attempt at it failed."
     return None if read_error(folder) else read_meta(folder)
 
 
@@ -172,23 +179,22 @@ def is_done(folder: Path, wanted: str) -> bool:
     meta = read_meta(folder)
     if not meta or meta["fingerprint"] != wanted or meta["dropped"].get("unanswered"):
         return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in meta["files"].items())
+    sizes = {folder / name: size for name, (size, _) in meta["files"].items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
 
 
 def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/02_store.ipynb #4ed8d4d3
-_DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])
-_KEPT_TEXT = 20_000  # characters of a dropped text that are kept: enough to see why, too few to fill a disk
-
 # %% ../nbs/02_store.ipynb #c598a771
-class _Reader:
-    "The half of a task that reads."
+class Task:
+    """One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there,
+    and writes nothing."""
 
     def __init__(self, home: str, run: str, stage: str, key: tuple[str, ...] = (), *, parameters: dict):
-        "`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all the notebook's but home and run."
+        """`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all of the notebook's
+        but home and run."""
         self.shown_only, self.home, self.run, self.stage, self.key = not home, home, run, stage, tuple(key)
         self.parameters, self.inputs, self.missing = parameters, {}, {}
         self.folder, self._began, self._incoming = output_folder(home, run, stage, self.key), time.time(), None
@@ -201,17 +207,18 @@ class _Reader:
         meta = finished(folder)
         if not meta:
             why = f" (the last attempt failed: {error})" if (error := read_error(folder)) else ""
-            raise FileNotFoundError(f"{folder} holds no finished output of {stage}{why}; make it with: finerweb run PROFILE --run {self.run} --stages {name}")
+            command = f"finerweb run PROFILE --run {self.run} --stages {name}"
+            raise FileNotFoundError(f"{folder} holds no finished output of {stage}{why}; make it with: {command}")
         self.inputs[name] = meta["output"]
         return folder
 
     def optional(self, stage: str, *key: str) -> Path | None:
-        "As `input`, but None where the run lacks the output; what is missing, and why, is printed and stands in `meta.json`."
+        "As `input`, but None where the run lacks it; what is missing, and why, is printed and stands in `meta.json`."
         try:
             return self.input(stage, *key)
         except FileNotFoundError:
-            name = "/".join((stage, *key))
-            self.missing[name] = read_error(output_folder(self.home, self.run, stage, key)) or "not made"
+            name, error = "/".join((stage, *key)), read_error(output_folder(self.home, self.run, stage, key))
+            self.missing[name] = error or "not made"
             print(f"missing: {name}: {self.missing[name]}")
             return None
 
@@ -219,77 +226,92 @@ class _Reader:
         "The rows of a finished output, put on record."
         return read_rows(self.input(stage, *key) / "rows.parquet")
 
-# %% ../nbs/02_store.ipynb #6c9b16e1
-class Task(_Reader):
-    "One stage at work on one key of one run. With an empty `home` it reads the demo run, makes what is missing there, and writes nothing."
 
-    def open(self) -> Path:
-        "An empty folder to write this task's files into."
-        if self.shown_only:
-            self._incoming = Path(tempfile.mkdtemp(prefix="finerweb-"))
-        else:
-            self._incoming = self.folder / ".incoming"
-            shutil.rmtree(self._incoming, ignore_errors=True)
-            self._incoming.mkdir(parents=True)
-        return self._incoming
-
-    def save(self, work: dict) -> None:
-        "Keeps unfinished work (what JSON can hold) for another attempt with the same parameters, inputs and code; `close` forgets it."
-        if not self.shown_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            made_from = fingerprint(self.stage, self.key, self.parameters, self.inputs)
-            write_text(self.folder / "unfinished.json", json.dumps({"fingerprint": made_from, "work": work}))
-
-    def saved(self) -> dict | None:
-        "The unfinished work, if there is any; what the task reads must be on record."
-        try:
-            kept = json.loads((self.folder / "unfinished.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        return kept["work"] if not self.shown_only and kept["fingerprint"] == fingerprint(self.stage, self.key, self.parameters, self.inputs) else None
-
-    def write(self, rows: list[dict], *, files: dict[str, str] | None = None, **told: object) -> None:
-        "The stage's table, checked against its columns, and other `files` (name -> text); what else is `told` goes to `close`. Raises ValueError naming a wrong row."
-        check_rows(rows, self.stage)
-        folder = self.open()
-        write_rows(folder / "rows.parquet", rows, schema(self.stage))
-        for name, text in (files or {}).items():
-            write_text(folder / name, text)
-        self.close(rows=len(rows), **told)
-
-    def close(self, *, dropped: list[dict] = (), counts: dict | None = None, rows: int | None = None, reasons: dict[str, int] | None = None) -> None:
-        """Moves what was written into place, with what was dropped (dicts with a `reason`) and the numbers of this task; `meta.json` comes last.
-        `reasons` counts all that was dropped where `dropped` holds only some."""
-        if self.shown_only:
-            shutil.rmtree(self._incoming)
-            return
-        if dropped:
-            write_rows(self._incoming / "dropped.parquet", [_dropped_row(d) for d in dropped], _DROPPED)
-        reasons = dict(sorted((Counter(d["reason"] for d in dropped) if reasons is None else reasons).items()))
-        made = {"rows": rows, "dropped": reasons, "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
-        if self.missing:
-            made["missing"] = self.missing
-        meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, **made}
-        put_in_place(self._incoming, self.folder, meta)
-
-# %% ../nbs/02_store.ipynb #c9c6c64a
 def _make(run: str, name: str) -> None:
     "Makes one output of a packaged run, and what it needs, in a process of its own; shows a line of progress."
     command = [sys.executable, "-m", "finerweb", "run", run, "--stages", name]
     print(f"{name} of the run {run!r} is not there yet; making it and what it needs, once", flush=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
-        for number, line in enumerate((line for line in process.stdout if line.startswith("done ")), 1):
-            print(f"\r{number} tasks done, last {line.removeprefix('done ').strip():40}", end="", flush=True)
+        labels = (line.removeprefix("done ").strip() for line in process.stdout if line.startswith("done "))
+        for number, label in enumerate(labels, 1):
+            print(f"\r{number} tasks done, last {label:40}", end="", flush=True)
     print()
 
+# %% ../nbs/02_store.ipynb #6c9b16e1
+@patch
+def open(self: Task) -> Path:
+    "An empty folder to write this task's files into."
+    if self.shown_only:
+        self._incoming = Path(tempfile.mkdtemp(prefix="finerweb-"))
+    else:
+        self._incoming = self.folder / ".incoming"
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(parents=True)
+    return self._incoming
 
+
+@patch
+def save(self: Task, work: dict) -> None:
+    "Keeps unfinished work (what JSON can hold) for another attempt at the same task; `close` forgets it."
+    if not self.shown_only:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        made_from = fingerprint(self.stage, self.key, self.parameters, self.inputs)
+        write_text(self.folder / "unfinished.json", json.dumps({"fingerprint": made_from, "work": work}))
+
+
+@patch
+def saved(self: Task) -> dict | None:
+    "The unfinished work of a task with the same parameters, inputs and code; what the task reads must be on record."
+    try:
+        unfinished = json.loads((self.folder / "unfinished.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    same = unfinished["fingerprint"] == fingerprint(self.stage, self.key, self.parameters, self.inputs)
+    return unfinished["work"] if same and not self.shown_only else None
+
+# %% ../nbs/02_store.ipynb #90867e14
+@patch
+def write(self: Task, rows: list[dict], *, files: dict[str, str] | None = None, **numbers: object) -> None:
+    """The stage's table, checked against its columns, and other `files` (name -> text); `numbers` go to `close`.
+    Raises ValueError naming a wrong row."""
+    check_rows(rows, self.stage)
+    folder = self.open()
+    write_rows(folder / "rows.parquet", rows, schema(self.stage))
+    for name, text in (files or {}).items():
+        write_text(folder / name, text)
+    self.close(rows=len(rows), **numbers)
+
+
+@patch
+def close(
+    self: Task,
+    *,
+    dropped: list[dict] = (),  # what was dropped, dicts with a `reason`
+    counts: dict | None = None,  # the numbers of this task
+    rows: int | None = None,
+    reasons: dict[str, int] | None = None,  # counts all that was dropped where `dropped` holds only some
+) -> None:
+    "Moves what was written into place, with what was dropped; `meta.json` comes last."
+    if self.shown_only:
+        shutil.rmtree(self._incoming)
+        return
+    if dropped:
+        write_rows(self._incoming / "dropped.parquet", [dropped_row(d) for d in dropped], DROPPED)
+    reasons = Counter(d["reason"] for d in dropped) if reasons is None else reasons
+    meta = {"stage": self.stage, "key": list(self.key), "parameters": self.parameters, "inputs": self.inputs, "rows": rows}
+    meta |= {"dropped": dict(sorted(reasons.items())), "counts": counts or {}, "seconds": round(time.time() - self._began, 2)}
+    put_in_place(self._incoming, self.folder, meta | ({"missing": self.missing} if self.missing else {}))
+
+# %% ../nbs/02_store.ipynb #c9c6c64a
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
-    "Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json` with their sizes, hashes and the fingerprint, last."
+    """Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json`, with their sizes,
+    hashes and the fingerprint, last."""
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
-    files = {n: [(incoming / n).stat().st_size, _hash(incoming / n)] for n in names}
+    files = {name: [(incoming / name).stat().st_size, _hash(incoming / name)] for name in names}
     output = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     made_from = fingerprint(meta["stage"], tuple(meta["key"]), meta["parameters"], meta["inputs"])
-    meta = {**meta, "fingerprint": made_from, "output": output, "files": files, **code_fingerprint(meta["stage"]), "python": sys.version.split()[0]}
+    meta = {**meta, "fingerprint": made_from, "output": output, "files": files, **code_fingerprint(meta["stage"])}
+    meta["python"] = sys.version.split()[0]
     (folder / "meta.json").unlink(missing_ok=True)
     for old in folder.iterdir():
         if old.name not in (".incoming", "notebook.ipynb", "kernel.log"):
@@ -298,30 +320,3 @@ def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
         os.replace(new, folder / new.name)
     incoming.rmdir()
     write_text(folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
-
-
-def _dropped_row(row: dict) -> dict:
-    "A dropped row as it is kept: who it was, why, and the beginning of its text."
-    text = row.get("text")
-    kept = storable(text)[:_KEPT_TEXT] if isinstance(text, str) else repr(text)[:200]
-    return {"id": str(row.get("id")), "language": row.get("language"), "reason": row["reason"], "detail": str(row.get("detail", "")), "text": kept}
-
-
-def write_rows(path: Path, rows: list[dict], columns: pa.Schema) -> None:
-    "A parquet file with the same bytes for the same rows: no times, one row group per 1,024 rows."
-    pq.write_table(pa.Table.from_pylist(rows, schema=columns), path, compression="zstd", row_group_size=1024, store_schema=False)
-
-
-def read_rows(path: Path) -> list[dict]:
-    "The rows of a parquet file. Raises ValueError naming the file if it is none."
-    try:
-        return pq.ParquetFile(path).read().to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet ({error}); delete its folder and run its stage again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    "A text file that is there whole or not at all."
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

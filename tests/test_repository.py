@@ -387,7 +387,7 @@ def test_no_run_and_no_large_file_is_tracked():
 def test_export_cells_are_short(path):
     sizes = [c.count("\n") for c in export_cells(path)]  # without the line of the directive
     assert all(s <= 60 for s in sizes), f"lines of the export cells: {sizes}; up to 40 is the aim, 60 the limit"
-    assert sum(sizes) <= 260, f"{sum(sizes)} exported lines: split the notebook"
+    assert sum(sizes) <= 300, f"{sum(sizes)} exported lines: split the notebook"
 
 
 @pytest.mark.parametrize("path", [p for p in NBS if place(p)[0] == 70], ids=title)

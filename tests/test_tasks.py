@@ -26,7 +26,8 @@ from finerweb.llm.chat import ChatReply, Scripted, failure
 from finerweb.runner.pipeline import run_tasks
 from finerweb.llm.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
-from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta, read_rows
+from finerweb.data import read_rows
+from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta
 from finerweb.translate import GoogleTranslation, chat_translations, check_translator, google_translations, join_concepts, translation_request
 
 HOSTILE = [json.loads(line) for line in (Path(__file__).parent / "hostile.jsonl").read_text(encoding="ascii").splitlines()]

@@ -23,7 +23,8 @@ from finerweb.data import lesson_passages
 from finerweb.llm.schema import fits
 from finerweb.judge import judgement_schema
 from finerweb.rate import RATING_SCHEMA
-from finerweb.store import read_meta, read_rows
+from finerweb.data import read_rows
+from finerweb.store import read_meta
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.vllm

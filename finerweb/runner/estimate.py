@@ -14,7 +14,7 @@ from math import ceil
 
 from ..annotate import annotation_request
 from ..llm.budget import estimate, tokenizer
-from ..data import Entity, Passage, asset
+from ..data import Entity, Passage, asset, read_rows
 from .plan import PlannedTask
 from .profiles import Profile
 from .plan import up_to_date
@@ -24,7 +24,7 @@ from ..languages import reported
 from ..llm.chat import ChatRequest, chat_request
 from ..llm.prompts import Sampling
 from ..rate import rating_request
-from ..store import output_folder, read_meta, read_rows
+from ..store import output_folder, read_meta
 from ..teachers import price_of
 from ..translate import GOOGLE_PRICE, label_examples, translation_request
 

@@ -24,7 +24,8 @@ from .profiles import Profile
 from .plan import outside_inputs, standing, task_inputs
 from ..judge import check_judge
 from ..models.filter_model import check_filter
-from ..store import notebooks_folder, output_folder, read_meta, runs_folder, write_text
+from ..data import write_text
+from ..store import notebooks_folder, output_folder, read_meta, runs_folder
 from ..teachers import check_teacher
 from ..translate import check_translator
 
