@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from configparser import ConfigParser
 from pathlib import Path
@@ -53,11 +54,13 @@ def header_cells(name: str) -> list:
     "The badges and the install cell of the notebook `name`."
     s = settings()
     file = f"{s['user']}/{s['repo']}/blob/{s['branch']}/{s['nbs_path']}/{name}"
+    colab, kaggle = "https://colab.research.google.com", "https://kaggle.com"
     badges = f"""{BADGES}
-[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{file})
-[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{file})"""
-    last = f" or {s['package_address']!r}" if s.get("package_address") else ""  # empty until an address is ours: anybody may register it
-    # Colab and Kaggle come with a torch that fits their GPU: the constraint keeps pip from touching it
+[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{file})
+[![Open in Kaggle]({kaggle}/static/images/open-in-kaggle.svg)]({kaggle}/kernels/welcome?src=https://github.com/{file})"""
+    # package_address is empty until an address is ours: anybody may register it.
+    last = f" or {s['package_address']!r}" if s.get("package_address") else ""
+    # Colab and Kaggle come with a torch that fits their GPU: the constraint keeps pip from touching it.
     install = f"""#| hide
 {INSTALL}
 import importlib.util
@@ -71,11 +74,12 @@ if importlib.util.find_spec("{s['lib_name']}") is None:
     wheels = [*here.glob("{s['lib_name']}-*.whl"), *kaggle.glob("**/{s['lib_name']}-*.whl")]
     newest = max(wheels, key=lambda wheel: Version(wheel.name.split("-")[1]), default=None)
     marks = [p for folder in (here, *here.parents) for p in folder.glob("settings.ini")]
-    checkouts = [p.parent for p in marks if "lib_name = {s['lib_name']}\\n" in p.read_text(encoding="utf-8", errors="ignore")]
+    mine = "lib_name = {s['lib_name']}\\n"
+    checkouts = [p.parent for p in marks if mine in p.read_text(encoding="utf-8", errors="ignore")]
     package = str(named or newest or next(iter(checkouts), ""){last})
     if "://" not in package:  # then it is a path: pip would look a bare name up in its index
         if not package or not Path(package).expanduser().exists():
-            missing = f"{s['lib_name']} is not installed, and FINERWEB_PACKAGE={{named!r}} names no wheel, checkout or address"
+            missing = f"{s['lib_name']} is not installed; FINERWEB_PACKAGE={{named!r}} is no wheel, folder or address"
             raise ModuleNotFoundError(f"{{missing}}: build a wheel in a checkout (pip wheel . --no-deps), "
                                       "and put it beside this notebook or name it in FINERWEB_PACKAGE")
         package = str(Path(package).expanduser().absolute())
@@ -124,7 +128,8 @@ def run(paths: list[Path]) -> int:
         nb = nbformat.read(path, as_version=4)
         nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", ())]
         try:
-            NotebookClient(nb, timeout=900, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(path.parent)}}).execute()
+            where = {"metadata": {"path": str(path.parent)}}
+            NotebookClient(nb, timeout=900, kernel_name="python3", record_timing=False, resources=where).execute()
         except Exception as e:  # the notebook on disk keeps its last good outputs
             failed.append(name_of(path))
             print(f"{name_of(path)}: {e}", file=sys.stderr)
@@ -143,7 +148,17 @@ def run(paths: list[Path]) -> int:
 def modules(folder: Path) -> dict[str, str]:
     "The modules in a folder that nbdev writes: file name -> text."
     texts = {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py"))}
-    return {n: t for n, t in texts.items() if GENERATED in t or n in ("_modidx.py", "__init__.py")}  # a folder's own __init__.py is written by hand
+    # The __init__.py of a folder is written by hand.
+    return {n: t for n, t in texts.items() if GENERATED in t or n in ("_modidx.py", "__init__.py")}
+
+
+def wrapped(text: str) -> str:
+    "A module with its `__all__` in lines of 120 columns; nbdev's are up to ten longer."
+    names = re.search(r"^__all__ = \[.*?\]$", text, flags=re.M | re.S)
+    if not names:
+        return text
+    lines = textwrap.wrap(" ".join(names[0].split()), 120, subsequent_indent=" " * 11, break_long_words=False)
+    return text.replace(names[0], "\n".join(lines), 1)
 
 
 def exported() -> dict[str, str]:
@@ -160,11 +175,11 @@ def exported() -> dict[str, str]:
         package.mkdir()
         (package / "__init__.py").touch()
         subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=copy, check=True)
-        return modules(package)
+        return {name: wrapped(text) if GENERATED in text else text for name, text in modules(package).items()}
 
 
 def readme() -> str:
-    "README.md: the front door, nbs/index.ipynb, as markdown. Text and tables; pictures are files that the notebook links to."
+    "README.md: the front door, nbs/index.ipynb, as markdown; pictures are files that the notebook links to."
     from nbconvert import MarkdownExporter
 
     nb = nbformat.read(NBS / "index.ipynb", as_version=4)
@@ -175,7 +190,8 @@ def readme() -> str:
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out; the fences want it
     plain = ["text/markdown", "text/plain"]
     text = MarkdownExporter(config={"NbConvertBase": {"display_data_priority": plain}}).from_notebook_node(nb)[0]
-    text = re.sub(r"\]\((?=[\w/-]+\.ipynb)", f"]({settings()['nbs_path']}/", text)  # links are relative to nbs/ there, to the top here
+    # Links are relative to nbs/ there, to the top here.
+    text = re.sub(r"\]\((?=[\w/-]+\.ipynb)", f"]({settings()['nbs_path']}/", text)
     return re.sub(r"\]\(\.\./", "](", text).strip() + "\n"
 
 
@@ -210,11 +226,11 @@ def main() -> int:
             command.add_argument("--check", action="store_true", help="change nothing; say what differs and exit 1")
         if name != "export":
             command.add_argument("notebooks", nargs="*", type=Path)
-    asked = parser.parse_args()
-    if asked.command == "export":
-        return export(asked.check)
-    paths = [p.resolve() for p in asked.notebooks] or notebooks()
-    return header(paths, asked.check) if asked.command == "header" else run(paths)
+    options = parser.parse_args()
+    if options.command == "export":
+        return export(options.check)
+    paths = [p.resolve() for p in options.notebooks] or notebooks()
+    return header(paths, options.check) if options.command == "header" else run(paths)
 
 
 if __name__ == "__main__":

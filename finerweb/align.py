@@ -8,138 +8,222 @@ __all__ = ['align_mentions']
 # %% ../nbs/15_align.ipynb #50a9ecf0
 from bisect import bisect_left
 from collections import Counter
+from typing import NamedTuple
+
+from fastcore.basics import patch
 
 from .data import Entity, Mention
 from .text.matching import Places
 
 # %% ../nbs/15_align.ipynb #bff5083e
-_Found = tuple[dict[int, tuple[int, int]], dict[int, str]]  # number of a mention -> its span; -> why it has none
+_Span = tuple[int, int]  # start, end
+_Placement = tuple[dict[int, _Span], dict[int, str]]  # number of a mention -> its span; -> why it has none
 
 
-def _place_forward(text: str, mentions: list[Mention]) -> _Found:
-    """The paper's rule, to the letter."""
-    spans, reasons, taken, reached = {}, {}, set(), 0
+def _place_forward(text: str, mentions: list[Mention]) -> _Placement:
+    "The paper's rule, to the letter."
+    spans, reasons, occupied, reached = {}, {}, set(), 0
     for n, m in enumerate(mentions):
-        start = m.start if m.start >= 0 and m.text and text.startswith(m.text, m.start) else text.find(m.text, reached) if m.text else -1
-        reason = "" if start >= 0 else "empty" if not m.text else "out_of_order" if m.text in text else "absent"
-        if not reason and (start, m.text, m.label) in taken:
-            reason = "duplicate"
-        if reason:
-            reasons[n] = reason
+        if not m.text:
+            reasons[n] = "empty"
             continue
-        reached = start + len(m.text)
-        taken.add((start, m.text, m.label))
-        spans[n] = (start, reached)
+        has_place = m.start >= 0 and text.startswith(m.text, m.start)
+        start = m.start if has_place else text.find(m.text, reached)
+        place = (start, m.text, m.label)
+        if start < 0:
+            reasons[n] = "out_of_order" if m.text in text else "absent"
+        elif place in occupied:
+            reasons[n] = "duplicate"
+        else:
+            occupied.add(place)
+            reached = start + len(m.text)
+            spans[n] = (start, reached)
     return spans, reasons
 
 # %% ../nbs/15_align.ipynb #50bb7c14
 _Option = tuple[int, int, int]  # start, end, weight
 
 
-def _best_chain(options: list[list[_Option]], size: int) -> dict[int, tuple[int, int]]:
-    """Number of a mention -> its span, for the heaviest choice with ascending spans, outer before inner; among equals the earliest. O(n log n) in options."""
-    steps: list[int] = []  # where a chain ends, ascending, as one number
-    weights: list[int] = []  # of the best chain up to there, ascending
-    ends: list[int] = []  # its last link
-    links: list[tuple[int, int, int, int]] = []  # mention, start, end, the link before
-    for n, places in enumerate(options):
-        if len(places) == 1 and (not steps or places[0][0] > links[ends[-1]][1]):  # most often: it goes on where the best chain ends
-            start, end, weight = places[0]
-            steps.append(start * (size + 1) + size - end)
-            weights.append(weight + (weights[-1] if weights else 0))
-            links.append((n, start, end, ends[-1] if ends else -1))
-            ends.append(len(links) - 1)
-            continue
-        found = []
-        for start, end, weight in places:
-            step = start * (size + 1) + size - end
-            i = bisect_left(steps, step)
-            found.append((step, weight + weights[i - 1], ends[i - 1], start, end) if i else (step, weight, -1, start, end))
-        for step, weight, before, start, end in found:
-            i = j = bisect_left(steps, step)
-            if (i and weights[i - 1] >= weight) or (i < len(steps) and steps[i] == step and weights[i] >= weight):
-                continue
-            while j < len(steps) and weights[j] <= weight:
-                j += 1
-            steps[i:j], weights[i:j], ends[i:j] = [step], [weight], [len(links)]
-            links.append((n, start, end, before))
-    chosen, at = {}, ends[-1] if ends else -1
-    while at >= 0:
-        n, start, end, at = links[at]
-        chosen[n] = (start, end)
-    return chosen
+class _Link(NamedTuple):
+    "A mention at a place; `before` is the number of the chain's link before it, -1 for the first."
+    mention: int
+    start: int
+    end: int
+    before: int
+
+
+class _Chains:
+    "The kept chains of a text of `size` characters, ascending by their ends and by their weights."
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.links: list[_Link] = []
+        self.ends: list[int] = []  # of each chain: the place of its last link, as one number
+        self.weights: list[int] = []  # of each chain
+        self.lasts: list[int] = []  # of each chain: the number of its last link
+
+    def extended(self, mention: int, start: int, end: int, weight: int) -> tuple[int, int, _Link]:
+        "(end, weight, last link) of the heaviest chain that this mention at this place can end."
+        # Ascends with the start; at one start the longer span comes first.
+        place = start * (self.size + 1) + self.size - end
+        n = bisect_left(self.ends, place)
+        if n == 0:
+            return place, weight, _Link(mention, start, end, -1)
+        return place, weight + self.weights[n - 1], _Link(mention, start, end, self.lasts[n - 1])
+
+    def keep(self, end: int, weight: int, link: _Link) -> None:
+        "Keeps the chain unless one as heavy ends there or earlier; chains that it makes useless go."
+        first = bisect_left(self.ends, end)
+        earlier_is_better = first > 0 and self.weights[first - 1] >= weight
+        same_place = first < len(self.ends) and self.ends[first] == end
+        if earlier_is_better or (same_place and self.weights[first] >= weight):
+            return
+        last = first
+        while last < len(self.ends) and self.weights[last] <= weight:
+            last += 1
+        self.ends[first:last], self.weights[first:last], self.lasts[first:last] = [end], [weight], [len(self.links)]
+        self.links.append(link)
+
+# %% ../nbs/15_align.ipynb #91f7b23e
+def _best_chain(options: list[list[_Option]], size: int) -> dict[int, _Span]:
+    """Number of a mention -> its span, for the heaviest chain in a text of `size` characters; the earliest of equals.
+    `options` are the places of each mention. Spans ascend by start, outer before inner. O(n log n) in options."""
+    chains = _Chains(size)
+    for mention, places in enumerate(options):
+        # First all places, then all chains: a mention must not extend a chain that it ends itself.
+        extended = [chains.extended(mention, *place) for place in places]
+        for chain in extended:
+            chains.keep(*chain)
+    spans, number = {}, chains.lasts[-1] if chains.lasts else -1
+    while number >= 0:
+        link = chains.links[number]
+        spans[link.mention] = (link.start, link.end)
+        number = link.before
+    return spans
 
 # %% ../nbs/15_align.ipynb #2e6cd939
 _NEAR = 32  # places of one name that one of its mentions looks at
-_MANY = 12  # free places of a mention out of order, from which on it is a guess
 
 
-def _near(spans: list[tuple[int, int]], rank: int, count: int) -> list[tuple[int, int]]:
-    """The places that the mention of this rank among `count` can have if all of them stand in order; of very many those around its share of the text."""
-    extra = len(spans) - count
-    first, last = max(0, rank + min(0, extra)), min(len(spans), rank + max(0, extra) + 1)
+def _near(spans: list[_Span], rank: int, count: int) -> list[_Span]:
+    """The places that the mention of this rank among `count` can have if all of them stand in order; of very many
+    places those around the mention's share of the text."""
+    spare = len(spans) - count
+    first = max(0, rank + min(0, spare))
+    last = min(len(spans), rank + max(0, spare) + 1)
     if last - first > _NEAR:
-        first = max(first, min(rank * len(spans) // count - _NEAR // 2, last - _NEAR))
-    return spans[first : min(last, first + _NEAR)]
+        middle = rank * len(spans) // count
+        first = max(first, min(middle - _NEAR // 2, last - _NEAR))
+        last = first + _NEAR
+    return spans[first:last]
 
 
-def _inside_others(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Those that lie in another one."""
+def _inside_others(spans: set[_Span]) -> set[_Span]:
+    "Those of `spans` that lie in another one."
     inside, reach = set(), -1
-    for span in sorted(spans, key=lambda s: (s[0], -s[1])):
-        if span[1] <= reach:
-            inside.add(span)
-        else:
-            reach = span[1]
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if end <= reach:
+            inside.add((start, end))
+        reach = max(reach, end)
     return inside
 
 # %% ../nbs/15_align.ipynb #df2da8ba
-def _place_all(text: str, mentions: list[Mention]) -> _Found:
-    """The default: places that are known, then the best chain, then the first free place of each that is left."""
-    places, spans, reasons, asked = Places(text), {}, {}, {}
-    taken: set[tuple[int, int, str]] = set()
-    for n, m in enumerate(mentions):
-        if m.start >= 0 and m.text and places.stands_at(m.text, m.start):
-            span = (m.start, m.start + len(m.text))
-            if (*span, m.label) in taken:
-                reasons[n] = "duplicate"
-            else:
-                spans[n] = span
-                taken.add((*span, m.label))
-            continue
-        found, reason = places.find(m.text)
-        if reason:
-            reasons[n] = reason
-        else:
-            asked[n] = found
-    inside = _inside_others({s for found in asked.values() for s in found}.union(spans.values()))
-    counts, ranks, options = Counter([mentions[n].text for n in asked]), {}, []
-    for n, found in asked.items():
-        m = mentions[n]
-        rank = ranks[m.text] = ranks.get(m.text, -1) + 1
-        near = found if len(found) == 1 else _near(found, rank, counts[m.text])
-        options.append([(a, b, 1000 - 100 * ((a, b) in inside) - 100 * ((a, b) in places.attached)) for a, b in near if not taken or (a, b, m.label) not in taken])
-    order = list(asked)
-    for i, span in sorted(_best_chain(options, len(text)).items()):
-        n = order[i]
-        spans[n] = span
-        taken.add((*span, mentions[n].label))
-    used, free = set(spans.values()), {}
-    for n in order:
-        if n not in spans:
-            m = mentions[n]
-            if (m.text, m.label) not in free:
-                left = [s for s in asked[n] if (*s, m.label) not in taken]
-                free[m.text, m.label] = sorted(left, key=lambda s: ((s in used) + (s in inside) + (s in places.attached), s), reverse=True), len(left)
-            left, many = free[m.text, m.label]
-            while left and (*left[-1], m.label) in taken:
-                left.pop()
-            if not left or many > _MANY:
-                reasons[n] = "ambiguous" if left else "duplicate"
+class _Placing:
+    "The default rule at work: which mention stands where, and why the others stand nowhere."
+
+    def __init__(self, text: str, mentions: list[Mention]) -> None:
+        self.text, self.mentions, self.places = text, mentions, Places(text)
+        self.spans: dict[int, _Span] = {}  # number of a mention -> its place
+        self.reasons: dict[int, str] = {}  # number of a mention -> why it has none
+        self.candidates: dict[int, list[_Span]] = {}  # number of a mention without a place of its own -> all its places
+        self.occupied: set[tuple[int, int, str]] = set()  # start, end, label
+        self.inside: set[_Span] = set()  # places inside longer ones
+
+    def is_free(self, span: _Span, label: str) -> bool:
+        return (*span, label) not in self.occupied
+
+    def put(self, n: int, span: _Span) -> None:
+        self.spans[n] = span
+        self.occupied.add((*span, self.mentions[n].label))
+
+    def look_up(self) -> None:
+        "Puts the mentions that carry their place, and collects the places of the others."
+        for n, m in enumerate(self.mentions):
+            if m.start >= 0 and m.text and self.places.stands_at(m.text, m.start):
+                span = (m.start, m.start + len(m.text))
+                if self.is_free(span, m.label):
+                    self.put(n, span)
+                else:
+                    self.reasons[n] = "duplicate"
                 continue
-            spans[n] = left.pop()
-            taken.add((*spans[n], m.label))
-    return spans, reasons
+            spans, reason = self.places.find(m.text)
+            if reason:
+                self.reasons[n] = reason
+            else:
+                self.candidates[n] = spans
+        every_place = {span for spans in self.candidates.values() for span in spans}
+        self.inside = _inside_others(every_place.union(self.spans.values()))
+
+# %% ../nbs/15_align.ipynb #e80c8c0f
+_MANY = 12  # a mention out of order with more free places than this would be a guess
+
+
+@patch
+def weight(self: _Placing, span: _Span) -> int:
+    "What a place is worth to a chain: less inside a longer mention, less behind a clitic."
+    return 1000 - 100 * (span in self.inside) - 100 * (span in self.places.attached)
+
+
+@patch
+def put_chain(self: _Placing) -> None:
+    "Puts the mentions of the heaviest chain."
+    order = list(self.candidates)
+    counts, ranks = Counter(self.mentions[n].text for n in order), Counter()
+    options = []
+    for n in order:
+        m = self.mentions[n]
+        near = _near(self.candidates[n], ranks[m.text], counts[m.text])
+        ranks[m.text] += 1
+        options.append([(*span, self.weight(span)) for span in near if self.is_free(span, m.label)])
+    for i, span in sorted(_best_chain(options, len(self.text)).items()):
+        self.put(order[i], span)
+
+
+@patch
+def put_rest(self: _Placing) -> None:
+    """Puts each mention that came out of order at a free place: the first that no other mention has and that lies in no
+    longer one, if there is such a place."""
+    used = set(self.spans.values())
+
+    def rank(span: _Span) -> tuple[int, _Span]:
+        return (span in used) + (span in self.inside) + (span in self.places.attached), span
+
+    free: dict[tuple[str, str], list[_Span]] = {}  # text and label -> its free places, the first one last
+    counts: dict[tuple[str, str], int] = {}  # text and label -> how many were free in the beginning
+    for n in [n for n in self.candidates if n not in self.spans]:
+        m = self.mentions[n]
+        name = (m.text, m.label)
+        if name not in free:
+            spans = [span for span in self.candidates[n] if self.is_free(span, m.label)]
+            free[name], counts[name] = sorted(spans, key=rank, reverse=True), len(spans)
+        spans = free[name]
+        while spans and not self.is_free(spans[-1], m.label):
+            spans.pop()
+        if not spans:
+            self.reasons[n] = "duplicate"
+        elif counts[name] > _MANY:
+            self.reasons[n] = "ambiguous"
+        else:
+            self.put(n, spans.pop())
+
+# %% ../nbs/15_align.ipynb #831854e6
+def _place_all(text: str, mentions: list[Mention]) -> _Placement:
+    "The default rule: places that mentions carry, then the best chain, then the first free place of each that is left."
+    placing = _Placing(text, mentions)
+    placing.look_up()
+    placing.put_chain()
+    placing.put_rest()
+    return placing.spans, placing.reasons
 
 # %% ../nbs/15_align.ipynb #46d8f7d5
 def align_mentions(
@@ -148,9 +232,12 @@ def align_mentions(
     *,
     policy: str,  # "default" or "paper"
 ) -> tuple[list[Entity], list[dict]]:  # entities, dropped: {text, label, reason}
-    "Entities with exact offsets into `text`, in the order of `mentions`, and what has no place. Raises ValueError for an unknown policy. (Paper, section 2.3)"
+    """Entities with exact offsets into `text`, in the order of `mentions`, and the mentions without a place. Raises
+    ValueError for an unknown policy. (Paper, section 2.3)"""
     if policy not in ("default", "paper"):
         raise ValueError(f"policy is {policy!r}; expected 'default' or 'paper'")
-    spans, reasons = (_place_all if policy == "default" else _place_forward)(text, mentions)
+    place = _place_all if policy == "default" else _place_forward
+    spans, reasons = place(text, mentions)
     entities = [Entity(*spans[n], mentions[n].label, mentions[n].score) for n in sorted(spans)]
-    return entities, [{"text": mentions[n].text, "label": mentions[n].label, "reason": reasons[n]} for n in sorted(reasons)]
+    dropped = [{"text": mentions[n].text, "label": mentions[n].label, "reason": reasons[n]} for n in sorted(reasons)]
+    return entities, dropped

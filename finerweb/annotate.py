@@ -16,49 +16,83 @@ from .teachers import WeakTeacher
 # %% ../nbs/14_annotate.ipynb #46347381
 ANNOTATION = """You annotate named entities in a passage of web text in LANGUAGE.
 
-List whatever in it has a name or a definite value: people, organizations, places, technologies, scientific concepts, works of art and writing, products, events, laws,
-languages, awards, dates, quantities, and any other kind that you meet. Read on to the last line of the passage; the end counts as much as the beginning.
+List whatever in it has a name or a definite value: people, organizations, places, technologies, scientific concepts, \
+works of art and writing, products, events, laws,
+languages, awards, dates, quantities, and any other kind that you meet. Read on to the last line of the passage; \
+the end counts as much as the beginning.
 
 For each entity give
-- text: the mention, copied from the passage character by character in its own spelling and script. Do not translate, correct, shorten or complete it, and add no words
+- text: the mention, copied from the passage character by character in its own spelling and script. \
+Do not translate, correct, shorten or complete it, and add no words
   that are not part of the name.
-- type: what it is, as an English noun or short noun phrase, singular, in lower case. Be as specific as the passage allows: "football club" or "ministry" rather than
-  "organization", "river" rather than "location". No list of types is given; within the passage call the same kind by the same type.
+- type: what it is, as an English noun or short noun phrase, singular, in lower case. \
+Be as specific as the passage allows: "football club" or "ministry" rather than
+  "organization", "river" rather than "location". No list of types is given; \
+within the passage call the same kind by the same type.
 
 Keep the order of the passage. A name that comes again is listed again, at its place.
 
-Answer with JSON: {"entities": [{"text": "...", "type": "..."}, ...]}. A passage without entities gets {"entities": []}."""
+Answer with JSON: {"entities": [{"text": "...", "type": "..."}, ...]}. \
+A passage without entities gets {"entities": []}."""
 
 
 def annotation_schema(max_mentions: int) -> dict:
     "The JSON schema of an annotation of up to `max_mentions` mentions."
-    texts = {"text": {"type": "string", "minLength": 1, "maxLength": 300}, "type": {"type": "string", "minLength": 1, "maxLength": 60}}
-    mention = {"type": "object", "properties": texts, "required": ["text", "type"], "additionalProperties": False}
-    entities = {"type": "array", "items": mention, "maxItems": max_mentions}
-    return {"type": "object", "properties": {"entities": entities}, "required": ["entities"], "additionalProperties": False}
+    text = {"type": "string", "minLength": 1, "maxLength": 300}
+    label = {"type": "string", "minLength": 1, "maxLength": 60}
+    fields = {"text": text, "type": label}
+    mention = {"type": "object", "properties": fields, "required": ["text", "type"], "additionalProperties": False}
+    mentions = {"type": "array", "items": mention, "maxItems": max_mentions}
+    answer = {"type": "object", "properties": {"entities": mentions}, "required": ["entities"]}
+    return answer | {"additionalProperties": False}
 
 
 def annotation_request(passage: Passage, sampling: Sampling, *, max_mentions: int) -> ChatRequest:
-    "What a chat teacher is asked about a passage."
+    "The request to annotate `passage`."
     task = in_language(ANNOTATION, passage.language)
     return task_request(task, [fence(passage.text, name="passage")], annotation_schema(max_mentions), sampling)
 
 # %% ../nbs/14_annotate.ipynb #701d9a08
+_Annotation = tuple[dict, list[Mention], str]  # a row, its mentions, how the reply ended
+
+
+def _chat_annotations(
+    chat: ChatModel, rows: list[dict], sampling: Sampling, *, max_mentions: int, max_characters: int
+) -> tuple[list[_Annotation], list[dict], dict[str, int]]:
+    "The annotations of a chat teacher; rows without one, with `reason`; how the requests ended."
+
+    def request(row: dict) -> ChatRequest:
+        return annotation_request(Passage.from_row(row), sampling, max_mentions=max_mentions)
+
+    answered, dropped, counts = ask_about(chat, rows, request, max_characters=max_characters)
+    annotations = []
+    for row, answer in answered:
+        pairs = [(as_written(row["text"], m["text"]), plain_label(m["type"])) for m in answer.value["entities"]]
+        annotations.append((row, [Mention(text, label) for text, label in pairs], answer.reply.finish_reason))
+    return annotations, dropped, counts
+
+
 def annotate_passages(
-    teacher: WeakTeacher | ChatModel, rows: list[dict], sampling: Sampling, *, max_mentions: int, max_characters: int
-) -> tuple[list[dict], list[dict], dict[str, int]]:  # fmt: skip
-    "Rows with `mentions` and `finish_reason`; passages and mentions put aside with `reason`; both in the order of `rows`; and how a chat teacher's requests ended."
+    teacher: WeakTeacher | ChatModel,
+    rows: list[dict],  # passages
+    sampling: Sampling,  # of a chat teacher
+    *,
+    max_mentions: int,  # longest list that a chat teacher may give
+    max_characters: int,  # a chat teacher is not asked about longer texts
+) -> tuple[list[dict], list[dict], dict[str, int]]:  # annotated rows, dropped, counts
+    """Rows with `mentions` and `finish_reason`; dropped passages and mentions with `reason`; how a chat teacher's
+    requests ended. The annotated rows keep the order of `rows`."""
     if hasattr(teacher, "chat"):
-        request = lambda row: annotation_request(Passage.from_row(row), sampling, max_mentions=max_mentions)
-        usable, dropped, counts = ask_about(teacher, rows, request, max_characters=max_characters)
-        mentions = lambda row, said: [Mention(as_written(row["text"], m["text"]), plain_label(m["type"])) for m in said["entities"]]
-        said = [(row, mentions(row, answer.value), answer.reply.finish_reason) for row, answer in usable]
+        limits = {"max_mentions": max_mentions, "max_characters": max_characters}
+        annotations, dropped, counts = _chat_annotations(teacher, rows, sampling, **limits)
     else:
-        annotations = teacher.annotate([Passage.from_row(r) for r in rows])
-        said, dropped, counts = [(row, mentions, "stop") for row, mentions in zip(rows, annotations, strict=True)], [], {}
+        lists = teacher.annotate([Passage.from_row(row) for row in rows])
+        annotations = [(row, mentions, "stop") for row, mentions in zip(rows, lists, strict=True)]
+        dropped, counts = [], {}
     annotated = []
-    for row, mentions, finish_reason in said:
-        bad = [m for m in mentions if not (m.text.strip() and m.label.strip())]
-        dropped += [{**row, "reason": "empty_mention", "detail": repr(m)} for m in bad]
-        annotated.append({**row, "mentions": [asdict(m) for m in mentions if m not in bad], "finish_reason": finish_reason})
+    for row, mentions, finish_reason in annotations:
+        complete = [m for m in mentions if m.text.strip() and m.label.strip()]
+        empty = [m for m in mentions if m not in complete]
+        annotated.append({**row, "mentions": [asdict(m) for m in complete], "finish_reason": finish_reason})
+        dropped += [{**row, "reason": "empty_mention", "detail": repr(m)} for m in empty]
     return annotated, dropped, counts

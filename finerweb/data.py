@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 # %% ../nbs/00_data.ipynb #5da72384
 @dataclass(frozen=True, slots=True)
 class Entity:
-    "A labelled span of a text: half-open character offsets, the confidence in it (0 to 1), and the teachers that found it."
+    "A labelled span of a text: half-open character offsets, the confidence (0 to 1), the teachers that found it."
     start: int
     end: int
     label: str
@@ -34,7 +34,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    "What a teacher says: a text and its label; `score` is 1 where the teacher gives none, `start` is -1 where it names no place."
+    "What a teacher says: a text and its label; `score` is 1 where it gives none, `start` is -1 without a place."
     text: str
     label: str
     score: float = 1.0
@@ -81,8 +81,8 @@ class Passage:
 
 def entity_from_row(row: dict) -> Entity:
     "The entity in a table cell; confidence and teachers are optional there."
-    score = row.get("score")
-    return Entity(row["start"], row["end"], row["label"], 1.0 if score is None else score, tuple(row.get("teachers") or ()))
+    score = 1.0 if row.get("score") is None else row["score"]
+    return Entity(row["start"], row["end"], row["label"], score, tuple(row.get("teachers") or ()))
 
 
 def entity_row(entity: Entity) -> dict:
@@ -94,7 +94,8 @@ _LESSON = (
     (
         "eng_0", "eng", "Latn", "Wangari Maathai won the Nobel Peace Prize in Oslo on 10 December 2004,"
         " and the University of Nairobi celebrated.",
-        "Wangari Maathai: person, Nobel Peace Prize: event, Oslo: city, 10 December 2004: date, University of Nairobi: university",
+        "Wangari Maathai: person, Nobel Peace Prize: event, Oslo: city, 10 December 2004: date,"
+        " University of Nairobi: university",
     ),
     (
         "swh_0", "swh", "Latn",
@@ -114,7 +115,7 @@ def lesson_passages() -> list[Passage]:
 
 
 def lesson_entity(text: str, mention: str, label: str) -> dict:
-    "The first place of `mention` in `text`, as a table cell with start, end and label. Raises ValueError if it is not there."
+    "The first place of `mention` in `text`, with start, end and label. Raises ValueError if it is not there."
     start = text.index(mention)
     return {"start": start, "end": start + len(mention), "label": label}
 
@@ -130,28 +131,35 @@ def lesson_rows() -> list[dict]:
 
 # %% ../nbs/00_data.ipynb #7154287a
 _MENTION = pa.struct([("text", pa.string()), ("label", pa.string()), ("score", pa.float64()), ("start", pa.int64())])
-_ENTITY = pa.struct(
-    [("start", pa.int64()), ("end", pa.int64()), ("label", pa.string()), ("score", pa.float64()), ("teachers", pa.list_(pa.string()))]
-)
-_SAID = pa.struct([("text", pa.string()), ("label", pa.string()), ("reason", pa.string())])
-_PASSAGE = [(c, pa.string()) for c in ("id", "text", "language", "script", "url", "document_id")] + [("chunk", pa.int64())]
+_ENTITY = pa.struct([
+    ("start", pa.int64()),
+    ("end", pa.int64()),
+    ("label", pa.string()),
+    ("score", pa.float64()),
+    ("teachers", pa.list_(pa.string())),
+])  # fmt: skip
+_REASONED = pa.struct([("text", pa.string()), ("label", pa.string()), ("reason", pa.string())])
+_PASSAGE = [(c, pa.string()) for c in ("id", "text", "language", "script", "url", "document_id")]
+_PASSAGE.append(("chunk", pa.int64()))
 _SELECTED = _PASSAGE + [("filter_score", pa.float64()), ("detected_language", pa.string())]
 _ANNOTATED = _SELECTED + [("mentions", pa.list_(_MENTION)), ("finish_reason", pa.string())]
 _MERGED = _SELECTED + [("entities", pa.list_(_ENTITY)), ("undecided", pa.list_(_ENTITY))]
-_JUDGED = [(c, pa.list_(_SAID)) for c in ("missing", "extra", "wrong")]
+_VERDICT = [("faithfulness", pa.float64()), ("completeness", pa.float64())]
+_VERDICT += [(c, pa.list_(_REASONED)) for c in ("missing", "extra", "wrong")] + [("explanation", pa.string())]
+_TESTED = [(c, pa.string()) for c in ("id", "text", "language", "script", "document_id")]
+_TESTED.append(("entities", pa.list_(_ENTITY)))
 COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
     "10_corpus": _PASSAGE,
     "11_rate": _PASSAGE + [("score", pa.float64()), ("justification", pa.string())],
     "13_select": _SELECTED,
     "14_annotate": _ANNOTATED,
-    "15_align": _ANNOTATED + [("entities", pa.list_(_ENTITY)), ("dropped", pa.list_(_SAID))],
+    "15_align": _ANNOTATED + [("entities", pa.list_(_ENTITY)), ("dropped", pa.list_(_REASONED))],
     "16_merge": _MERGED,
     "17_translate": [(c, pa.string()) for c in ("label", "language", "translation", "concept", "method")],
     "18_sentences": _MERGED + [("parent_id", pa.string()), ("offset", pa.int64())],
-    "19_judge": _MERGED + [("faithfulness", pa.float64()), ("completeness", pa.float64())] + _JUDGED + [("explanation", pa.string())],
-    "30_benchmarks": [(c, pa.string()) for c in ("id", "text", "language", "script", "document_id")] + [("entities", pa.list_(_ENTITY))],
-    "35_evaluate": [(c, pa.string()) for c in ("id", "text", "language", "script", "document_id")]
-    + [("entities", pa.list_(_ENTITY)), ("predicted", pa.list_(_ENTITY))],
+    "19_judge": _MERGED + _VERDICT,
+    "30_benchmarks": _TESTED,
+    "35_evaluate": _TESTED + [("predicted", pa.list_(_ENTITY))],
 }
 
 
@@ -171,8 +179,8 @@ def features(stage: str) -> "datasets.Features":  # noqa: F821
 # %% ../nbs/00_data.ipynb #a8a53af9
 @contextmanager
 def refused(error: type[BaseException], words: str, *, hide: str = "") -> Iterator[None]:
-    """Prints the `error` that its block must raise, with `words` in the message; `hide`, a folder of this machine, is shown
-    as FOLDER. Raises AssertionError where nothing is raised, or something else."""
+    """Prints the `error` that its block must raise, with `words` in the message; `hide`, a folder of this machine, is
+    shown as FOLDER. Raises AssertionError where nothing is raised, or something else."""
     try:
         yield
     except error as raised:
@@ -187,21 +195,24 @@ def refused(error: type[BaseException], words: str, *, hide: str = "") -> Iterat
 def check_entities(text: str, entities: list[dict], *, where: str) -> None:
     "Every span lies in `text`, is not empty, has a label. Raises ValueError that begins with `where`."
     for n, e in enumerate(entities):
-        if not (isinstance(e["start"], int) and isinstance(e["end"], int) and 0 <= e["start"] < e["end"] <= len(text)):
-            raise ValueError(f"{where}: entity {n} is [{e['start']}:{e['end']}], but the text has {len(text)} characters; offsets are half-open code points")
-        if not (isinstance(e["label"], str) and e["label"].strip()):
-            raise ValueError(f"{where}: entity {n} at [{e['start']}:{e['end']}] has the label {e['label']!r}; expected a few words")
+        start, end, label = e["start"], e["end"], e["label"]
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+            message = f"{where}: entity {n} is [{start}:{end}], but the text has {len(text)} characters"
+            raise ValueError(f"{message}; offsets are half-open code points")
+        if not (isinstance(label, str) and label.strip()):
+            raise ValueError(f"{where}: entity {n} at [{start}:{end}] has the label {label!r}; expected a few words")
 
 
 def check_rows(rows: list[dict], stage: str) -> list[dict]:
     "`rows`, if each has the columns of `stage` and sound offsets. Raises ValueError naming the row's number and id."
     names = schema(stage).names
+    expected = f"a row of {stage} has {', '.join(names)}"
     for n, row in enumerate(rows):
         where = f"{stage} row {n} (id {row.get('id')!r})"
         if missing := [c for c in names if c not in row]:
-            raise ValueError(f"{where}: column {', '.join(missing)} is missing; a row of {stage} has {', '.join(names)}")
+            raise ValueError(f"{where}: column {', '.join(missing)} is missing; {expected}")
         if unknown := [c for c in row if c not in names]:
-            raise ValueError(f"{where}: column {', '.join(unknown)} is unknown; a row of {stage} has {', '.join(names)}")
+            raise ValueError(f"{where}: column {', '.join(unknown)} is unknown; {expected}")
         for column in ("entities", "undecided", "predicted"):
             if row.get(column):
                 check_entities(row["text"], row[column], where=f"{where}, {column}")
@@ -253,7 +264,10 @@ class Table(list):
     "Rows (dicts with the same keys) that show themselves as a table."
 
     def _repr_html_(self) -> str:
-        cell = lambda tag, x: f'<{tag} style="text-align:left">{html.escape(f"{x:.3f}" if isinstance(x, float) else str(x))}</{tag}>'
+        def cell(tag: str, x: object) -> str:
+            text = html.escape(f"{x:.3f}" if isinstance(x, float) else str(x))
+            return f'<{tag} style="text-align:left">{text}</{tag}>'
+
         head = "".join(cell("th", k) for k in (self[0] if self else {}))
         body = "".join("<tr>" + "".join(cell("td", v) for v in row.values()) + "</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -263,7 +277,8 @@ def asset(name: str) -> Path:
     "A file or folder that the package carries. Raises FileNotFoundError."
     path = Path(str(resources.files("finerweb"))) / "assets" / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: the package was installed without its assets; reinstall finerweb")
+        message = f"{path} is not there: the package was installed without its assets"
+        raise FileNotFoundError(f"{message}; reinstall finerweb")
     return path
 
 
@@ -275,6 +290,6 @@ def entity_types() -> dict[str, tuple[str, str]]:
 
 
 def broader(label: str) -> str:
-    "The broad type of a label; joined labels (\"person / human\") take their first part's; an unknown label is its own."
+    "The broad type of a label; joined labels (\"person / human\") take their first part's, an unknown one is its own."
     first = label.split(" / ")[0]
     return entity_types().get(first, (first, ""))[0]

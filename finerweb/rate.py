@@ -12,20 +12,26 @@ from .llm.prompts import Sampling, ask_about, fence, first_words, in_language, t
 from .teachers import WeakTeacher
 
 # %% ../nbs/11_rate.ipynb #ae90ab8a
-RATING = """You decide how much a passage of web text in LANGUAGE is worth for training and testing named entity recognition.
+RATING = """You decide how much a passage of web text in LANGUAGE is worth for training and testing named entity \
+recognition.
 
 Begin at 1 and go one step up for as long as the passage deserves it:
 1: It has hardly any entities, or one cannot tell what they are: menus, link lists, boilerplate, broken text.
 2: It is clean for the most part and hangs together, and what it says about its entities is enough to recognise them.
-3: Its entities also come from several fields, such as people, places, science, works and products, and the words around them tell what each one is.
+3: Its entities also come from several fields, such as people, places, science, works and products, and the words \
+around them tell what each one is.
 4: Beyond that it is dense with varied entities and free of noise, fit to train or test on as it stands.
 
 Only the text in its own language counts, not whether it is true, pleasant or about something famous.
 
-Answer with JSON: {"justification": "...", "score": 1 to 4}. First justify the score in English, in no more than 100 words."""
+Answer with JSON: {"justification": "...", "score": 1 to 4}. First justify the score in English, in no more than \
+100 words."""
 RATING_SCHEMA = {
     "type": "object",
-    "properties": {"justification": {"type": "string", "maxLength": 2000}, "score": {"type": "integer", "minimum": 1, "maximum": 4}},
+    "properties": {
+        "justification": {"type": "string", "maxLength": 2000},
+        "score": {"type": "integer", "minimum": 1, "maximum": 4},
+    },
     "required": ["justification", "score"],
     "additionalProperties": False,
 }
@@ -33,21 +39,34 @@ RATING_SCHEMA = {
 
 def rating_request(passage: Passage, sampling: Sampling) -> ChatRequest:
     "What a chat teacher is asked about a passage."
-    return task_request(in_language(RATING, passage.language), [fence(passage.text, name="passage")], RATING_SCHEMA, sampling)
+    fenced = fence(passage.text, name="passage")
+    return task_request(in_language(RATING, passage.language), [fenced], RATING_SCHEMA, sampling)
 
 # %% ../nbs/11_rate.ipynb #ddb473da
-def rate_passages(teacher: WeakTeacher | ChatModel, rows: list[dict], sampling: Sampling, *, max_characters: int) -> tuple[list[dict], list[dict], dict[str, int]]:
-    "Rows with `score` and `justification`, rows put aside with `reason`, both in the order of `rows`; and how a chat teacher's requests ended."
+_SCALE, _JUSTIFICATION_WORDS = (1, 2, 3, 4), 100
+
+
+def rate_passages(
+    teacher: WeakTeacher | ChatModel,
+    rows: list[dict],
+    sampling: Sampling,  # of a chat teacher
+    *,
+    max_characters: int,  # a chat teacher is not asked about longer passages
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    """Rows with `score` and `justification`, rows put aside with `reason`, both in the order of `rows`; and how a chat
+    teacher's requests ended."""
     if hasattr(teacher, "chat"):
-        usable, dropped, counts = ask_about(teacher, rows, lambda row: rating_request(Passage.from_row(row), sampling), max_characters=max_characters)
-        said = [(row, answer.value["score"], answer.value["justification"]) for row, answer in usable]
+        request_of = lambda row: rating_request(Passage.from_row(row), sampling)
+        usable, dropped, counts = ask_about(teacher, rows, request_of, max_characters=max_characters)
+        ratings = [(row, answer.value["score"], answer.value["justification"]) for row, answer in usable]
     else:
-        ratings = teacher.rate([Passage.from_row(r) for r in rows])
-        said, dropped, counts = [(row, *rating) for row, rating in zip(rows, ratings, strict=True)], [], {}
+        pairs = teacher.rate([Passage.from_row(row) for row in rows])
+        ratings, dropped, counts = [(row, *pair) for row, pair in zip(rows, pairs, strict=True)], [], {}
     rated = []
-    for row, score, justification in said:
-        if score in (1, 2, 3, 4):
-            rated.append({**row, "score": float(score), "justification": first_words(justification, 100)})
+    for row, score, justification in ratings:
+        if score in _SCALE:
+            justification = first_words(justification, _JUSTIFICATION_WORDS)
+            rated.append({**row, "score": float(score), "justification": justification})
         else:
             dropped.append({**row, "reason": "no_rating", "detail": f"{score!r} is not on the scale of 1 to 4"})
     return rated, dropped, counts

@@ -20,7 +20,7 @@ from .store import runs_folder
 
 # %% ../nbs/09_teachers.ipynb #0914a6c5
 class WeakTeacher(Protocol):
-    "What a stage may ask of an offline teacher."
+    "What a stage may ask of a weak teacher."
 
     def rate(self, passages: list[Passage]) -> list[tuple[int, str]]:
         "(score 1 to 4, justification) for each passage."
@@ -30,7 +30,17 @@ class WeakTeacher(Protocol):
 
 # %% ../nbs/09_teachers.ipynb #85312024
 _NUMBER = (int, float)
-_CHAT = {"model": str, "revision": str, "max_tokens": int, "temperature": _NUMBER, "price_in": _NUMBER, "price_out": _NUMBER, "cap": _NUMBER, "extra": dict}
+_EXPECTED = {str: "a text", int: "a whole number, 0 or more", _NUMBER: "a number, 0 or more", dict: "a mapping"}
+_CHAT = {
+    "model": str,
+    "revision": str,
+    "max_tokens": int,
+    "temperature": _NUMBER,
+    "price_in": _NUMBER,
+    "price_out": _NUMBER,
+    "cap": _NUMBER,
+    "extra": dict,
+}
 _SERVED = _CHAT | {"base_url": str, "api_key_env": str, "structured": str, "most": int}
 KINDS: dict[str, dict] = {
     "weak": {"method": str},
@@ -52,9 +62,8 @@ def check_teacher(spec: dict) -> dict:
     if unknown := sorted(map(str, set(spec) - set(fields))):
         raise ValueError(f"{who}: a {kind} teacher has no field {', '.join(unknown)}; it has {', '.join(fields)}")
     for field, value in spec.items():
-        if not isinstance(value, fields[field]) or isinstance(value, bool) or (fields[field] in (int, _NUMBER) and value < 0):
-            wanted = {str: "a text", int: "a whole number, 0 or more", _NUMBER: "a number, 0 or more", dict: "a mapping"}[fields[field]]
-            raise ValueError(f"{who}: {field} is {value!r}, expected {wanted}")
+        if not _fits(value, fields[field]):
+            raise ValueError(f"{who}: {field} is {value!r}, expected {_EXPECTED[fields[field]]}")
     if kind == "weak" and spec.get("method", spec["name"]) not in ("lexicon", "patterns"):
         raise ValueError(f"weak {who}: method is {spec.get('method')!r}, expected 'lexicon' or 'patterns'")
     if kind != "weak" and not spec.get("model", "").strip():
@@ -62,36 +71,51 @@ def check_teacher(spec: dict) -> dict:
     return _check_served(spec, who) if kind in ("endpoint", "batch") else spec
 
 
+def _fits(value: object, kind: type | tuple) -> bool:
+    "Whether a field of the type `kind` may have this value: a number is not below 0, and true and false are none."
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return kind not in (int, _NUMBER) or not value < 0
+
+# %% ../nbs/09_teachers.ipynb #8da43e5d
 def _check_served(spec: dict, who: str) -> dict:
     "The fields that only teachers behind an address have."
     address = urlsplit(spec.get("base_url", OPENAI))
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(f"{who}: base_url is {spec.get('base_url')!r}, expected an address such as http://127.0.0.1:8000/v1")
+        expected = "expected an address such as http://127.0.0.1:8000/v1"
+        raise ValueError(f"{who}: base_url is {spec.get('base_url')!r}, {expected}")
     if address.username or address.password or address.query:
         message = "base_url holds a user, password or query, and profiles are copied into every run"
         raise ValueError(f"{who}: {message}: put the key into an environment variable and name that in api_key_env")
     if spec.get("structured", "json_schema") not in ("json_schema", "json_object", "none"):
         raise ValueError(f"{who}: structured is {spec['structured']!r}, expected json_schema, json_object or none")
     if not spec.get("api_key_env", "OPENAI_API_KEY").isidentifier():
-        raise ValueError(f"{who}: api_key_env is the *name* of an environment variable, such as OPENAI_API_KEY; what stands there is no name")
+        expected = "the *name* of an environment variable, such as OPENAI_API_KEY; what stands there is no name"
+        raise ValueError(f"{who}: api_key_env is {expected}")
     return spec
 
 # %% ../nbs/09_teachers.ipynb #bfbcbcc6
 def _backend(spec: dict, ledger: Ledger) -> Backend:
     "Where the model of a chat teacher runs."
+    model, extra = spec["model"], spec.get("extra", {})
     if spec["kind"] == "vllm":
         from finerweb.llm.vllm import InProcess
 
-        return InProcess(spec["model"], revision=spec.get("revision", ""), engine=spec.get("engine", {}), extra=spec.get("extra", {}))
-    served = {"base_url": spec.get("base_url", OPENAI), "api_key_env": spec.get("api_key_env", "OPENAI_API_KEY")}
-    served |= {"structured": spec.get("structured", "json_schema"), "extra": spec.get("extra", {})}
+        return InProcess(model, revision=spec.get("revision", ""), engine=spec.get("engine", {}), extra=extra)
+    served = {
+        "base_url": spec.get("base_url", OPENAI),
+        "api_key_env": spec.get("api_key_env", "OPENAI_API_KEY"),
+        "structured": spec.get("structured", "json_schema"),
+        "extra": extra,
+    }
     if spec["kind"] == "batch":
         from finerweb.llm.batch import Batch
 
-        return Batch(spec["model"], ledger=ledger, account=spec["name"], poll=spec.get("poll", 60), most=spec.get("most", 50_000) or 1, **served)
+        most = spec.get("most", 50_000) or 1
+        return Batch(model, ledger=ledger, account=spec["name"], poll=spec.get("poll", 60), most=most, **served)
     from finerweb.llm.endpoint import Endpoint
 
-    return Endpoint(spec["model"], timeout=spec.get("timeout", 300), most=spec.get("most", 256) or 1, **served)
+    return Endpoint(model, timeout=spec.get("timeout", 300), most=spec.get("most", 256) or 1, **served)
 
 
 def price_of(spec: dict) -> Prices:
@@ -101,8 +125,14 @@ def price_of(spec: dict) -> Prices:
     return prices(spec["model"], address, price_in=spec.get("price_in"), price_out=spec.get("price_out"), share=share)
 
 
-def make_teacher(spec: dict, *, language: str, raw_text: Iterable[str], home: str = "") -> WeakTeacher | ChatModel:
-    "The teacher that `spec` names: for one language, learning from the run's `raw_text` if it is weak; with the ledger of `home` if it is a chat teacher."
+def make_teacher(
+    spec: dict,  # the teacher, as a profile names it
+    *,
+    language: str,  # that a weak teacher works in
+    raw_text: Iterable[str],  # texts of the run, that a weak teacher learns from
+    home: str = "",  # the folder of runs, with the ledger of the chat teachers
+) -> WeakTeacher | ChatModel:
+    "The teacher that `spec` names. Raises ValueError for a wrong field."
     if check_teacher(spec)["kind"] == "weak":
         from finerweb.weak.teacher import weak_teacher
 
@@ -111,4 +141,5 @@ def make_teacher(spec: dict, *, language: str, raw_text: Iterable[str], home: st
     check_cap(spec["name"], spec.get("cap"), price)
     ledger = Ledger(Path(runs_folder(home)) / "ledger.sqlite")
     own = {name: spec.get(name) for name in ("cap", "max_tokens", "temperature", "extra")}
-    return Remembered(_backend(spec, ledger), ledger, account=spec["name"], price=price, revision=spec.get("revision", ""), **own)
+    revision = spec.get("revision", "")
+    return Remembered(_backend(spec, ledger), ledger, account=spec["name"], price=price, revision=revision, **own)

@@ -64,7 +64,9 @@ SMALL = {
     "languages": ["eng", "swh"],
     "workers": 2,
     "teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}],
-    "students": [{"name": "tiny", "encoder": "char", "languages": ["swh"], "steps": 4, "batch": 4, "size": 16, "window": 128}],
+    "students": [
+        {"name": "tiny", "encoder": "char", "languages": ["swh"], "steps": 4, "batch": 4, "size": 16, "window": 128}
+    ],
     "benchmarks": [{"name": "sample-swh"}],
     "stages": {
         "10_corpus": {"documents": 6},
@@ -79,17 +81,24 @@ SMALL = {
 def environment(tmp_path_factory) -> dict[str, str]:
     "The environment of a command: a home folder of its own, this checkout's code, wide lines."
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINERWEB_", "HF_", "XDG_", "PYTEST_"))}
-    mine = {"HOME": str(tmp_path_factory.mktemp("user")), "PYTHONPATH": str(ROOT), "COLUMNS": "500", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    mine = {
+        "HOME": str(tmp_path_factory.mktemp("user")),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "500",
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+    }
     return kept | mine
 
 
 @pytest.fixture(scope="session")
 def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
-    "`finerweb(cwd, *words)`: the command line in a process of its own, in the folder `cwd`."
+    "`finerweb(cwd, *words)`: the command line in a process of its own, in the folder `cwd`; `more`: its environment."
 
-    def call(cwd: Path, *words: object, text: str | None = None) -> subprocess.CompletedProcess:
+    def call(cwd: Path, *words: object, text: str | None = None, **more: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "finerweb", *map(str, words)]
-        return subprocess.run(command, cwd=cwd, env=environment, input=text, capture_output=True, encoding="utf-8", timeout=1200)
+        options = dict(capture_output=True, encoding="utf-8", timeout=1200)
+        return subprocess.run(command, cwd=cwd, env=environment | more, input=text, **options)
 
     return call
 
@@ -109,8 +118,9 @@ def profile_file() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, finerweb) -> tuple[Path, subprocess.CompletedProcess]:
-    "(a folder, what the command said): the small run, two workers, from the sample to the student's score, in `runs/small` of the folder. Nobody writes into it."
+    """(a folder, what the command printed): the small run, two workers, from the sample to the student's score, in
+    `runs/small` of the folder. Nobody writes into it."""
     folder = tmp_path_factory.mktemp("finished")
-    said = finerweb(folder, "run", write_profile(folder), "--stages", "19_judge,20_publish,35_evaluate")
-    assert said.returncode == 0, said.stdout + said.stderr
-    return folder, said
+    done = finerweb(folder, "run", write_profile(folder), "--stages", "19_judge,20_publish,35_evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done

@@ -369,7 +369,7 @@ def test_the_papers_grid_is_24_tasks_and_its_first_cell_selects():
 WRONG = {
     "sede": ({"sede": 1}, "did you mean seed"),
     "empty": ({"seed": []}, "seed has no value"),
-    "twice": ({"encoder": ["a/b", "c/b"]}, "two cells are called 'b'"),
+    "twice": ({"encoder": ["a/b", "c/b"]}, "two grid points are called 'b'"),
     "teacher": ({"teacher": "lexicn"}, "did you mean lexicon"),
     "type": ({"seed": ["one"]}, "12_filter.seed must be int"),
     "teachers": ({"teachers": ["lexicon"]}, "'teachers' is not known"),

@@ -3,16 +3,15 @@
 import json
 import re
 import shutil
-import socketserver
 import sys
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from chat_server import ChatHandler, fences, serving
 from finerweb.llm import prompts
 from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
@@ -46,11 +45,6 @@ def requests_about(text: str, language: str) -> dict:
         "translate": translation_request({text: [text], "city": ["Oslo", text]}, language, SAMPLING),
         "judge": judgement_request(passage, SAMPLING),
     }
-
-
-def fences(message: str) -> list[tuple[str, str]]:
-    "(mark, text) of every fence in a user message, found as a reader finds them: opening line, and the first line that closes it."
-    return re.findall(r"^<(\w+-[0-9a-f]{12})>\n(.*?)\n</\1>$", message, re.S | re.M)
 
 
 # --- hostile passages in requests
@@ -483,28 +477,20 @@ def test_the_papers_profile_has_the_papers_judge_and_translator():
 # --- the pipeline with an endpoint
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    "An OpenAI-compatible server for the four tasks. What it is asked is told by the schema; while it is `shy`, the passage that it is to annotate first gets no answer."
+class Endpoint(ChatHandler):
+    """A server for the four tasks. What it is asked is told by the schema; while it is `shy`, the passage that it is to
+    annotate first gets no answer."""
 
-    protocol_version, asked, shy, lock = "HTTP/1.1", [], False, threading.Lock()
+    asked, shy, lock = [], False, threading.Lock()
 
-    def do_POST(self):
-        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    def reply(self, sent):
         user = sent["messages"][1]["content"]
         wanted = sent["response_format"]["json_schema"]["schema"]["properties"]
         kind = sorted(wanted)[0]
         with self.lock:
             Endpoint.asked.append((kind, user))
-            bad = self.shy and kind == "entities" and user == next(u for k, u in self.asked if k == kind)
-        text = json.dumps(self.say(wanted, fences(user)[0][1]), ensure_ascii=False)
-        said = {"id": "x", "object": "chat.completion", "created": 0, "model": sent["model"], "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}}
-        said["choices"] = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]
-        body = b'{"error": {"message": "not now"}}' if bad else json.dumps(said).encode()
-        self.send_response(400 if bad else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+            refuses = self.shy and kind == "entities" and user == next(u for k, u in self.asked if k == kind)
+        return None if refuses else self.say(wanted, fences(user)[0][1])
 
     def say(self, wanted, text):
         if "score" in wanted:
@@ -522,22 +508,13 @@ class Endpoint(BaseHTTPRequestHandler):
             "completeness": 5,
         }
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def endpoint():
     "The address of such a server."
-
-    class Threads(socketserver.ThreadingTCPServer):
-        allow_reuse_address, daemon_threads, request_queue_size = True, True, 64
-
     Endpoint.asked, Endpoint.shy = [], True
-    with Threads(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        server.shutdown()
+    with serving(Endpoint) as address:
+        yield address
 
 
 def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):

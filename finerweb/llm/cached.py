@@ -11,73 +11,105 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from fastcore.basics import patch
+
 from .budget import BudgetSpent, Prices, check_cap, worst
-from .ledger import Ledger, claim, clear_dead, keep, known, others_ask, request_key, spent, unclaim
+from .ledger import Ledger, claim, clear_dead, keep, others_ask, request_key, spent, stored_replies, unclaim
 from .chat import Backend, ChatReply, ChatRequest
 
 # %% ../../nbs/04_llm/03_cached.ipynb #aea70bd7
 class Remembered:
-    "A ChatModel that asks `backend` only what the ledger does not know. `max_tokens` and `temperature`, where not None, bound and replace those of the requests."
+    "A ChatModel that asks `backend` only what is not in the ledger."
 
-    def __init__(self, backend: Backend, ledger: Ledger, *, account: str, price: Prices, revision: str = "", cap: float | None = None,
-                 max_tokens: int | None = None, temperature: float | None = None, extra: dict | None = None):  # fmt: skip
+    def __init__(
+        self,
+        backend: Backend,
+        ledger: Ledger,
+        *,
+        account: str,  # the teacher's name
+        price: Prices,
+        revision: str = "",  # of the model
+        cap: float | None = None,  # US dollars that the account may spend
+        max_tokens: int | None = None,  # the limit of the requests is this at most
+        temperature: float | None = None,  # in place of the requests' own
+        extra: dict | None = None,  # settings that the backend sends with every request
+    ):
         check_cap(account, cap, price)
         self.backend, self.ledger, self.account, self.price, self.cap = backend, ledger, account, price, cap
-        self.model, self.revision, self.max_tokens, self.temperature, self.extra = backend.model, revision, max_tokens, temperature, extra or {}
+        self.model, self.revision, self.extra = backend.model, revision, extra or {}
+        self.max_tokens, self.temperature = max_tokens, temperature
 
     def __repr__(self) -> str:
         return f"Remembered({self.account}: {self.model})"
 
     def key(self, request: ChatRequest) -> str:
-        "The ledger's key of a request of this model."
+        "The ledger's key of a request to this model."
         return request_key(self.model, self.revision, request, self.extra)
 
-    def _settled(self, request: ChatRequest) -> ChatRequest:
+    def _adjusted(self, request: ChatRequest) -> ChatRequest:
+        "`request` with the limit and the temperature of this teacher."
         limit = min(request.max_tokens, self.max_tokens or request.max_tokens)
-        return replace(request, max_tokens=limit, temperature=request.temperature if self.temperature is None else self.temperature)
+        temperature = request.temperature if self.temperature is None else self.temperature
+        return replace(request, max_tokens=limit, temperature=temperature)
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        "A reply for each request, in order. Raises BudgetSpent at the cap, RuntimeError where the backend cannot answer at all; what was answered is kept."
-        settled = [self._settled(r) for r in requests]
-        keys = [self.key(r) for r in settled]
-        asked = dict(zip(keys, settled, strict=True))
-        found = known(self.ledger, asked)
-        while left := {k: r for k, r in asked.items() if k not in found}:
-            before, stops = len(found), set()
-            found.update(_round(self, left, stops))
-            found.update(known(self.ledger, [k for k in left if k not in found]))
-            if len(found) == before and "cap" in stops and not others_ask(self.ledger, self.account):
-                raise BudgetSpent(self.account, self.cap, spent(self.ledger, self.account)["money"], len(left))
-            if len(found) == before:
-                time.sleep(0.5)  # another process is asking the same
-                clear_dead(self.ledger)
-        return [found[k] for k in keys]
+# %% ../../nbs/04_llm/03_cached.ipynb #cea1d50e
+def _without_reply(requests: dict[str, ChatRequest], replies: dict[str, ChatReply]) -> dict[str, ChatRequest]:
+    return {key: request for key, request in requests.items() if key not in replies}
+
+
+@patch
+def chat(self: Remembered, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+    """A reply for each request, in order. Raises BudgetSpent at the cap, and RuntimeError where the backend cannot
+    answer at all; what was answered is kept."""
+    adjusted = [self._adjusted(r) for r in requests]
+    keys = [self.key(r) for r in adjusted]
+    distinct = dict(zip(keys, adjusted, strict=True))
+    replies = stored_replies(self.ledger, distinct)
+    waiting = _without_reply(distinct, replies)
+    while waiting:
+        count, claims = len(replies), set()
+        replies.update(_round(self, waiting, claims))
+        replies.update(stored_replies(self.ledger, _without_reply(waiting, replies)))
+        waiting = _without_reply(distinct, replies)
+        if len(replies) > count:
+            continue
+        if "cap" in claims and not others_ask(self.ledger, self.account):
+            raise BudgetSpent(self.account, self.cap, spent(self.ledger, self.account)["money"], len(waiting))
+        time.sleep(0.5)  # another process is asking the same
+        clear_dead(self.ledger)
+    return [replies[key] for key in keys]
 
 # %% ../../nbs/04_llm/03_cached.ipynb #0637c055
-def _round(chat: Remembered, left: dict[str, ChatRequest], stops: set[str]) -> Iterator[tuple[str, ChatReply]]:
-    "Asks what may be asked now; `stops` gets the reasons why something may not."
+def _round(
+    chat: Remembered,
+    waiting: dict[str, ChatRequest],  # key -> request
+    claims: set[str],  # gets what `claim` said: "yes", or why a request may not be asked
+) -> Iterator[tuple[str, ChatReply]]:
+    "(key, reply) for the requests that may be asked now, each kept in the ledger."
     from tqdm import tqdm
 
-    out: set[str] = set()
+    in_flight: set[str] = set()
 
     def supply() -> Iterator[tuple[str, ChatRequest]]:
-        for key, request in left.items():
-            may = claim(chat.ledger, key, account=chat.account, money=worst(request, chat.price), cap=chat.cap)
-            stops.add(may)
-            if may == "yes":
-                out.add(key)
+        for key, request in waiting.items():
+            state = claim(chat.ledger, key, account=chat.account, money=worst(request, chat.price), cap=chat.cap)
+            claims.add(state)
+            if state == "yes":
+                in_flight.add(key)
                 yield key, request
-            elif may == "cap":
+            elif state == "cap":
                 return
 
     clear_dead(chat.ledger)
+    progress = {"desc": chat.account, "unit": "reply", "delay": 3, "mininterval": 1, "leave": False}
+    origin = {"model": chat.model, "revision": chat.revision, "account": chat.account}
     try:
-        with closing(chat.backend.replies(supply())) as replies, tqdm(total=len(left), desc=chat.account, unit="reply", delay=3, mininterval=1, leave=False) as bar:
+        with closing(chat.backend.replies(supply())) as replies, tqdm(total=len(waiting), **progress) as bar:
             for key, reply in replies:
                 money = chat.price.money(reply.prompt_tokens, reply.completion_tokens)
-                keep(chat.ledger, key, reply, model=chat.model, revision=chat.revision, account=chat.account, money=money)
-                out.discard(key)
+                keep(chat.ledger, key, reply, **origin, money=money)
+                in_flight.discard(key)
                 bar.update()
                 yield key, reply
     finally:
-        unclaim(chat.ledger, out)
+        unclaim(chat.ledger, in_flight)

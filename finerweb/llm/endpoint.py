@@ -16,102 +16,135 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
+from fastcore.basics import patch
+
 from .protocol import api_key, body, read_completion
 from .chat import ChatReply, ChatRequest, failure
-from .throttle import Fault, Hopeless, Traffic, backoff, told_wait
+from .throttle import Fault, Hopeless, Traffic, backoff, retry_after
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #c7ee04d6
 def judge_status(status: int, text: str, headers: dict[str, str], where: str) -> str:
-    "The reason why a request with this answer failed for good. Raises Fault where it did not, Hopeless where all will."
+    """The reason why a request with this answer failed for good. Raises Fault where waiting may mend it, and Hopeless
+    where every request would fail. `where` is the server's address."""
     reason = f"{where} answered {status}: {' '.join(text.split())[:300]}"
     if status in (401, 404) or "insufficient_quota" in text:
-        raise Hopeless(f"{reason}. Check the address (base_url), the model's name and the key; what was answered is kept.")
+        advice = "Check the address (base_url), the model's name and the key; what was answered is kept."
+        raise Hopeless(f"{reason}. {advice}")
     if status in (408, 409, 425, 429) or status >= 500:
-        raise Fault(reason, busy=status in (429, 503, 529), wait=told_wait(headers))
+        raise Fault(reason, busy=status in (429, 503, 529), wait=retry_after(headers))
     return reason
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #550d6fca
-async def _once(server: "Endpoint", client: object, request: ChatRequest) -> ChatReply:
+async def _ask_once(server: "Endpoint", client: object, request: ChatRequest) -> ChatReply:
+    "The reply to one try. Raises Fault or Hopeless where there is none."
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
-    made = body(request, model=server.model, structured=server.structured, openai="api.openai.com" in server.base_url) | server.extra
-    model, messages = made.pop("model"), made.pop("messages")
+    openai = "api.openai.com" in server.base_url
+    fields = body(request, model=server.model, structured=server.structured, openai=openai) | server.extra
+    model, messages = fields.pop("model"), fields.pop("messages")
     try:
         async with asyncio.timeout(server.timeout):
-            raw = await client.chat.completions.with_raw_response.create(model=model, messages=messages, extra_body=made)
+            raw = await client.chat.completions.with_raw_response.create(
+                model=model, messages=messages, extra_body=fields
+            )
         return read_completion(json.loads(raw.http_response.content))
     except (TimeoutError, APIConnectionError) as error:
-        slow = isinstance(error, TimeoutError) or "timed out" in str(error)
-        raise Fault(f"{server.base_url}: no answer in {server.timeout:g} s" if slow else f"{server.base_url}: {error} {error.__cause__!r}", busy=slow) from None
+        if isinstance(error, TimeoutError) or "timed out" in str(error):
+            raise Fault(f"{server.base_url}: no answer in {server.timeout:g} s", busy=True) from None
+        raise Fault(f"{server.base_url}: {error} {error.__cause__!r}", busy=False) from None
     except APIStatusError as error:
-        return failure(judge_status(error.status_code, error.response.text, error.response.headers, server.base_url))
+        answer = error.response
+        return failure(judge_status(error.status_code, answer.text, answer.headers, server.base_url))
     except (OpenAIError, ValueError, RecursionError) as error:
         raise Fault(f"{server.base_url}: {error}", busy=False) from None
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #97c221f0
 class Endpoint:
-    "A Backend: at most `most` requests in flight; `timeout` s for an answer; given up after `tries` faults or `patience` s; `wait` s after the first fault."
+    "A Backend: the model behind an OpenAI-compatible address."
 
-    def __init__(self, model: str, *, base_url: str, api_key_env: str, timeout: float, most: int, structured: str = "json_schema",
-                 extra: dict | None = None, tries: int = 8, wait: float = 0.5, patience: float = 900.0):  # fmt: skip
-        self.model, self.base_url, self.api_key_env, self.timeout, self.most = model, base_url, api_key_env, timeout, most
-        self.structured, self.extra, self.tries, self.wait, self.patience = structured, extra or {}, tries, wait, patience
+    def __init__(
+        self,
+        model: str,  # as the server calls it
+        *,
+        base_url: str,
+        api_key_env: str,  # the environment variable that holds the key
+        timeout: float,  # seconds for a whole answer
+        most: int,  # requests in flight
+        structured: str = "json_schema",  # how the server takes a schema
+        extra: dict | None = None,  # further fields of every request
+        tries: int = 8,  # faults after which a request is given up
+        wait: float = 0.5,  # seconds after the first fault
+        patience: float = 900.0,  # seconds after which a request is given up
+    ):
+        self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
+        self.timeout, self.most, self.structured, self.extra = timeout, most, structured, extra or {}
+        self.tries, self.wait, self.patience = tries, wait, patience
 
     def __repr__(self) -> str:
         return f"Endpoint({self.model} at {self.base_url})"
 
-    async def _patiently(self, client: object, request: ChatRequest, traffic: Traffic) -> ChatReply:
-        "The reply to `request`, after as many tries as it takes or is allowed."
+    async def _ask_patiently(self, client: object, request: ChatRequest, traffic: Traffic) -> ChatReply:
+        "The reply to `request` after all the tries that it needs, or a failure after all that it may have."
         began, faults = time.monotonic(), 0
         while True:
             await traffic.enter()
             sent = time.monotonic()
             try:
-                reply = await _once(self, client, request)
-                traffic.answered(reply.error)
+                reply = await _ask_once(self, client, request)
+                traffic.count_answer(reply.error)
                 return reply
             except Fault as fault:
-                traffic.fault(fault, sent=sent)
-                faults += fault.wait is None  # a server that names a time is at work
-                if faults >= self.tries or time.monotonic() - began > self.patience:
-                    traffic.given_up(str(fault))
-                    return failure(f"{fault} (given up after {faults} faults, {time.monotonic() - began:.0f} s)")
+                traffic.count_fault(fault, sent=sent)
+                if fault.wait is None:  # a server that names a time is at work: that is no fault
+                    faults += 1
+                elapsed = time.monotonic() - began
+                if faults >= self.tries or elapsed > self.patience:
+                    traffic.count_loss(str(fault))
+                    return failure(f"{fault} (given up after {faults} faults, {elapsed:.0f} s)")
                 pause = backoff(faults, self.wait) if fault.wait is None else fault.wait
             finally:
                 traffic.leave()
             await asyncio.sleep(pause)
 
-    def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
-        "Pulls requests, a reserve for each slot so that none is ever empty; gives each reply as it comes. Raises Hopeless (a RuntimeError) where no request can succeed."
-        key, supply, traffic, done = api_key(self.base_url, self.api_key_env), iter(asked), Traffic(start=32, most=self.most), queue.SimpleQueue()
-        if (first := next(supply, None)) is None:
-            return
-        supply = chain([first], supply)
-        with _loop() as loop:
-            client = asyncio.run_coroutine_threadsafe(_client(self.base_url, key), loop).result()
+# %% ../../nbs/04_llm/06_endpoint.ipynb #ccfc4d14
+@patch
+def replies(self: Endpoint, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
+    "(key, reply) for each (key, request), as the replies come. Raises Hopeless where no request can succeed."
+    api_secret = api_key(self.base_url, self.api_key_env)
+    supply, traffic, outcomes = iter(requests), Traffic(start=32, most=self.most), queue.SimpleQueue()
+    first = next(supply, None)
+    if first is None:
+        return
+    supply = chain([first], supply)
+    with _loop() as loop:
+        client = asyncio.run_coroutine_threadsafe(_client(self.base_url, api_secret), loop).result()
 
-            async def fly(name: str, request: ChatRequest) -> None:
-                try:
-                    done.put((name, await self._patiently(client, request, traffic)))
-                except BaseException as error:  # whatever it is, the caller's thread must hear of it
-                    done.put((name, error))
+        async def fly(key: str, request: ChatRequest) -> None:
+            try:
+                outcomes.put((key, await self._ask_patiently(client, request, traffic)))
+            except BaseException as error:  # of any kind: the caller's thread raises it
+                outcomes.put((key, error))
 
-            flying = 0
-            while True:
-                while flying < 2 * int(traffic.slots.now) and (pulled := next(supply, None)) is not None:
-                    asyncio.run_coroutine_threadsafe(fly(*pulled), loop)
-                    flying += 1
-                if not flying:
-                    return
-                name, reply = done.get()
-                flying -= 1
-                if isinstance(reply, BaseException):
-                    raise reply
-                yield name, _hidden(reply, key)
+        in_flight = 0
+        while True:
+            while in_flight < 2 * int(traffic.slots.now):
+                pair = next(supply, None)
+                if pair is None:
+                    break
+                asyncio.run_coroutine_threadsafe(fly(*pair), loop)
+                in_flight += 1
+            if not in_flight:
+                return
+            key, outcome = outcomes.get()
+            in_flight -= 1
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield key, _without_secret(outcome, api_secret)
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #366cd363
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
+    "An event loop that runs in a thread of its own until the block ends."
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="finerweb-endpoint", daemon=True)
     thread.start()
@@ -131,12 +164,15 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-async def _client(base_url: str, key: str) -> object:
+async def _client(base_url: str, api_secret: str) -> object:
+    "The client, without its own retries and time-outs."
     from openai import AsyncOpenAI
 
-    return AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=None)  # retries and time-outs are ours: the client's do not see the ledger or the slots
+    return AsyncOpenAI(base_url=base_url, api_key=api_secret, max_retries=0, timeout=None)
 
 
-def _hidden(reply: ChatReply, key: str) -> ChatReply:
-    "`reply` without the key, should a server repeat it in an error."
-    return replace(reply, error=reply.error.replace(key, "[key]")) if len(key) > 7 else reply
+def _without_secret(reply: ChatReply, api_secret: str) -> ChatReply:
+    "`reply` without the key, in case a server repeats it in an error."
+    if len(api_secret) <= 7:  # such as "none": no key, and perhaps a word of the error
+        return reply
+    return replace(reply, error=reply.error.replace(api_secret, "[key]"))

@@ -15,50 +15,87 @@ from .throttle import Hopeless
 
 # %% ../../nbs/04_llm/05_protocol.ipynb #9f1b2ebb
 STRUCTURED = ("json_schema", "json_object", "none")
+_LENGTHS = ("minLength", "maxLength")
 
 
 def _without_lengths(schema: object) -> object:
+    "A schema without limits on the length of strings."
     if isinstance(schema, dict):
-        return {k: _without_lengths(v) for k, v in schema.items() if k not in ("minLength", "maxLength") or isinstance(v, dict)}
-    return [_without_lengths(v) for v in schema] if isinstance(schema, list) else schema
+        # a property may have the name of a limit: its value is a schema, so a dict
+        kept = {key: value for key, value in schema.items() if key not in _LENGTHS or isinstance(value, dict)}
+        return {key: _without_lengths(value) for key, value in kept.items()}
+    if isinstance(schema, list):
+        return [_without_lengths(value) for value in schema]
+    return schema
 
 
-def body(request: ChatRequest, *, model: str, structured: str, openai: bool) -> dict:
-    "The JSON of a chat completion; `openai`: in the dialect of api.openai.com."
-    made = {"model": model, "messages": [{"role": r, "content": c} for r, c in request.messages], "temperature": request.temperature, "seed": request.seed}
-    made["max_completion_tokens" if openai else "max_tokens"] = request.max_tokens
+def body(
+    request: ChatRequest,
+    *,
+    model: str,
+    structured: str,  # one of STRUCTURED: how the server takes a schema
+    openai: bool,  # in the dialect of api.openai.com
+) -> dict:
+    "The JSON of a request for a chat completion."
+    completion = {
+        "model": model,
+        "messages": [{"role": role, "content": content} for role, content in request.messages],
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "max_completion_tokens" if openai else "max_tokens": request.max_tokens,
+    }
     if request.schema is not None and structured == "json_schema":
         schema = _without_lengths(request.schema) if openai else request.schema
-        made["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+        wrapped = {"name": "reply", "strict": True, "schema": schema}
+        completion["response_format"] = {"type": "json_schema", "json_schema": wrapped}
     elif request.schema is not None and structured == "json_object":
-        made["response_format"] = {"type": "json_object"}
-    return made
+        completion["response_format"] = {"type": "json_object"}
+    return completion
 
 # %% ../../nbs/04_llm/05_protocol.ipynb #10463d6c
-def read_completion(said: object) -> ChatReply:
-    "The reply in a chat completion. Raises ValueError that says what is wrong with it."
-    if not isinstance(said, dict) or said.get("error"):
-        raise ValueError(f"the server answered with {json.dumps(said.get('error') if isinstance(said, dict) else said)[:300]}")
-    choices = said.get("choices")
-    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict) and isinstance(choices[0].get("message"), dict)):
-        raise ValueError(f"the server answered without a choice: {json.dumps(said)[:200]}")
-    message, usage = choices[0]["message"], said.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    tokens = [n if isinstance(n := usage.get(f"{side}_tokens"), int) and n >= 0 else 0 for side in ("prompt", "completion")]
-    words = lambda name: message[name] if isinstance(message.get(name), str) else ""
-    text, reasoning = split_reasoning(words("content"))
-    reasoning = words("reasoning_content") or words("reasoning") or reasoning
-    finish = choices[0].get("finish_reason")
-    if words("refusal") and not text:
-        text, finish = words("refusal"), "content_filter"
-    finish = finish if finish in ("length", "content_filter") else "stop"
-    surrogateless = lambda s: s.encode("utf-8", "replace").decode()
-    return ChatReply(surrogateless(text), finish, *tokens, surrogateless(reasoning))
+def _first_choice(completion: object) -> dict:
+    "The first choice, with its message, of a chat completion. Raises ValueError that says what is wrong."
+    if not isinstance(completion, dict):
+        raise ValueError(f"the server answered with {json.dumps(completion)[:300]}")
+    if completion.get("error"):
+        raise ValueError(f"the server answered with {json.dumps(completion['error'])[:300]}")
+    choices = completion.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(first, dict) or not isinstance(first.get("message"), dict):
+        raise ValueError(f"the server answered without a choice: {json.dumps(completion)[:200]}")
+    return first
+
+
+def _tokens(completion: dict, side: str) -> int:
+    "The tokens of one side, `prompt` or `completion`; 0 where the server does not say."
+    usage = completion.get("usage")
+    count = usage.get(f"{side}_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and count >= 0 else 0
+
+
+def read_completion(completion: object) -> ChatReply:
+    "The reply in a chat completion. Raises ValueError that says what is wrong with the completion."
+    choice = _first_choice(completion)
+
+    def text_of(field: str) -> str:
+        value = choice["message"].get(field)
+        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""  # no lone surrogates
+
+    text, reasoning = split_reasoning(text_of("content"))
+    reasoning = text_of("reasoning_content") or text_of("reasoning") or reasoning
+    finish_reason = choice.get("finish_reason")
+    if text_of("refusal") and not text:
+        text, finish_reason = text_of("refusal"), "content_filter"
+    if finish_reason not in ("length", "content_filter"):
+        finish_reason = "stop"
+    return ChatReply(text, finish_reason, _tokens(completion, "prompt"), _tokens(completion, "completion"), reasoning)
 
 # %% ../../nbs/04_llm/05_protocol.ipynb #3a4520f0
 def api_key(base_url: str, variable: str) -> str:
-    "The key in an environment variable; a server of one's own needs none. Raises Hopeless that names the variable."
-    found = os.environ.get(variable, "").strip()
-    if not found and not is_local(base_url):
-        raise Hopeless(f"the environment variable {variable} is not set: it holds the key for {base_url} (the teacher's api_key_env names another)")
-    return found or "none"
+    """The key in an environment variable; "none" for a local server, which needs no key. Raises Hopeless that names the
+    variable where the key is missing."""
+    key = os.environ.get(variable, "").strip()
+    if not key and not is_local(base_url):
+        message = f"the environment variable {variable} is not set: it holds the key for {base_url}"
+        raise Hopeless(f"{message} (the teacher's api_key_env names another)")
+    return key or "none"

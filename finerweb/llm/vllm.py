@@ -10,62 +10,106 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from fastcore.basics import patch
+
 from .chat import ChatReply, ChatRequest, failure, split_reasoning
 
 # %% ../../nbs/04_llm/08_vllm.ipynb #fc4674fe
 def engine_settings(model: str, revision: str, engine: dict) -> dict:
     "The keywords of `vllm.LLM`; those of `engine` win."
-    guided = {"backend": "guidance", "disable_any_whitespace": True}
-    return {"model": model, "revision": revision or None, "structured_outputs_config": guided, "enable_prefix_caching": True, **engine}
+    return {
+        "model": model,
+        "revision": revision or None,
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+        "enable_prefix_caching": True,
+        **engine,
+    }
 
 
 def load_engine(settings: dict) -> object:
     "A `vllm.LLM`. Raises RuntimeError where vLLM is not installed."
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process: a notebook's interrupt then reaches it
+    # without processes of its own, so that a notebook's interrupt reaches the engine
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import LLM
     except ImportError as error:
-        message = "a teacher of kind vllm needs vLLM, which is not installed here: pip install 'finerweb[vllm]' (Linux with a GPU)"
-        raise RuntimeError(f"{message}, or use kind endpoint with the address of a server ({error})") from error
+        lack = "a teacher of kind vllm needs vLLM, which is not installed here"
+        advice = "pip install 'finerweb[vllm]' (Linux with a GPU), or use kind endpoint with the address of a server"
+        raise RuntimeError(f"{lack}: {advice} ({error})") from error
     return LLM(**settings)
 
 # %% ../../nbs/04_llm/08_vllm.ipynb #a68f51e0
 class InProcess:
-    "A Backend by `vllm.LLM`, loaded when it is first asked. `block` requests go to the engine at a time; `extra` are keywords of the chat template."
+    "A Backend: a `vllm.LLM` in this process, loaded when it is first asked."
 
-    def __init__(self, model: str, *, revision: str, engine: dict, extra: dict, block: int = 1024, load=load_engine):  # noqa: ANN001
-        self.model, self.revision, self.engine, self.extra, self.block, self._load, self._llm = model, revision, engine, extra, block, load, None
+    def __init__(
+        self,
+        model: str,  # a folder, or the name on a hub
+        *,
+        revision: str,
+        engine: dict,  # further keywords of `vllm.LLM`
+        extra: dict,  # keywords of the chat template
+        block: int = 1024,  # requests that go to the engine at a time
+        load=load_engine,  # noqa: ANN001 (settings -> engine)
+    ):
+        self.model, self.revision, self.engine, self.extra, self.block = model, revision, engine, extra, block
+        self._load, self._llm = load, None
 
     def __repr__(self) -> str:
         return f"InProcess({self.model})"
 
-    def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
-        "Block by block."
-        supply = iter(asked)
+    def replies(self, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
+        "(key, reply) for each (key, request), block by block."
+        supply = iter(requests)
         while block := list(islice(supply, self.block)):
             self._llm = self._llm or self._load(engine_settings(self.model, self.revision, self.engine))
-            prompts = [self._tokens(request) for _, request in block]
-            room = self._llm.llm_engine.model_config.max_model_len
-            ready = [(key, request, tokens) for (key, request), tokens in zip(block, prompts, strict=True) if len(tokens) < room]
-            yield from ((key, failure(f"the prompt has {len(p)} tokens, the model reads {room}")) for (key, _), p in zip(block, prompts, strict=True) if len(p) >= room)
-            if ready:
-                sampling = [self._sampling(request, room - len(tokens)) for _, request, tokens in ready]
-                outputs = self._llm.generate([{"prompt_token_ids": tokens} for *_, tokens in ready], sampling, use_tqdm=False)
-                yield from ((key, self._reply(output)) for (key, *_), output in zip(ready, outputs, strict=True))
+            prompts = [(key, request, self._tokens(request)) for key, request in block]
+            yield from self._block_replies(prompts)
 
-    def _tokens(self, request: ChatRequest) -> list[int]:
-        messages = [{"role": r, "content": c} for r, c in request.messages]
-        return self._llm.get_tokenizer().apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False, **self.extra)
+    def _block_replies(self, prompts: list[tuple[str, ChatRequest, list[int]]]) -> Iterator[tuple[str, ChatReply]]:
+        "(key, reply) for each (key, request, tokens of the prompt)."
+        longest = self._llm.llm_engine.model_config.max_model_len
+        for key, _, tokens in prompts:
+            if len(tokens) >= longest:
+                yield key, failure(f"the prompt has {len(tokens)} tokens, the model reads {longest}")
+        fitting = [(key, request, tokens) for key, request, tokens in prompts if len(tokens) < longest]
+        if not fitting:
+            return
+        sampling = [self._sampling(request, longest - len(tokens)) for _, request, tokens in fitting]
+        inputs = [{"prompt_token_ids": tokens} for _, _, tokens in fitting]
+        outputs = self._llm.generate(inputs, sampling, use_tqdm=False)
+        for (key, _, _), output in zip(fitting, outputs, strict=True):
+            yield key, self._reply(output)
 
-    def _sampling(self, request: ChatRequest, room: int) -> object:
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
+# %% ../../nbs/04_llm/08_vllm.ipynb #3f8b6338
+@patch
+def _tokens(self: InProcess, request: ChatRequest) -> list[int]:
+    "The prompt as the model reads it."
+    messages = [{"role": role, "content": content} for role, content in request.messages]
+    return self._llm.get_tokenizer().apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=False, **self.extra
+    )
 
-        guided = StructuredOutputsParams(json=request.schema) if request.schema is not None else None
-        return SamplingParams(temperature=request.temperature, max_tokens=min(request.max_tokens, room), seed=request.seed, structured_outputs=guided)
 
-    def _reply(self, output: object) -> ChatReply:
-        said = output.outputs[0]
-        text, reasoning = split_reasoning(said.text)
-        return ChatReply(text, "length" if said.finish_reason == "length" else "stop", len(output.prompt_token_ids), len(said.token_ids), reasoning)
+@patch
+def _sampling(self: InProcess, request: ChatRequest, room: int) -> object:
+    "vLLM's sampling of a reply with `room` tokens at most."
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=request.temperature,
+        max_tokens=min(request.max_tokens, room),
+        seed=request.seed,
+        structured_outputs=None if request.schema is None else StructuredOutputsParams(json=request.schema),
+    )
+
+
+@patch
+def _reply(self: InProcess, output: object) -> ChatReply:
+    completion = output.outputs[0]
+    text, reasoning = split_reasoning(completion.text)
+    finish_reason = "length" if completion.finish_reason == "length" else "stop"
+    tokens = len(output.prompt_token_ids), len(completion.token_ids)
+    return ChatReply(text, finish_reason, *tokens, reasoning)

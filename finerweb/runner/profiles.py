@@ -16,33 +16,35 @@ import yaml
 from ..data import asset
 from ..languages import language as find_language
 from ..languages import languages as all_languages
-from .stages import STAGES, STUDENTS, notebook_parameters, unknown
+from .stages import STAGES, STUDENTS, has_type, notebook_parameters, unknown_name
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #eba7ec60
 @dataclass(slots=True)
 class Profile:
-    "What a run is made of. `translator` and `judge` are specified as teachers are, or name one; `filter`: see `filters`; `stages`: the parameters that differ."
+    "What a run is made of."
+
     name: str
     description: str = ""
-    languages: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)  # ISO 639-3 codes, or ["all"]
     source: str = "sample"
-    workers: int = 1
-    offline: bool = True
-    teachers: list[dict] = field(default_factory=list)
-    translator: dict = field(default_factory=dict)
-    judge: dict = field(default_factory=dict)
-    filter: dict = field(default_factory=dict)
+    workers: int = 1  # tasks at a time
+    offline: bool = True  # model hubs are not asked
+    teachers: list[dict] = field(default_factory=list)  # specifications with a name of their own; two or more
+    translator: dict = field(default_factory=dict)  # specified as teachers are, or the name of a teacher
+    judge: dict = field(default_factory=dict)  # the same
+    filter: dict = field(default_factory=dict)  # parameters of 12_filter, or a grid of them: see `filters`
     students: list[dict] = field(default_factory=list)
     benchmarks: list[dict] = field(default_factory=list)
-    stages: dict[str, dict] = field(default_factory=dict)
+    stages: dict[str, dict] = field(default_factory=dict)  # stage -> the parameters that differ
 
 
 def load_profile(name: str) -> Profile:
-    "A packaged profile by its name, or a YAML file by its path. Raises ValueError that names the file and the field."
+    """A packaged profile by its name, or a YAML file by its path, checked.
+    Raises ValueError that names the file and the field."""
     packaged = {p.stem: p for p in sorted(asset("profiles").glob("*.yaml"))}
     path = packaged.get(name) or Path(name)
     if not path.is_file():
-        raise unknown("profile", name, list(packaged))
+        raise unknown_name("profile", name, list(packaged))
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -50,110 +52,196 @@ def load_profile(name: str) -> Profile:
     if not isinstance(fields, dict):
         raise ValueError(f"profile {path} must be a mapping of names to values, found {type(fields).__name__}")
     fields = {"name": path.stem, **fields}
-    if strange := [key for key in fields if key not in Profile.__slots__]:
-        raise unknown(f"profile {path}: field", strange[0], list(Profile.__slots__))
+    for key in fields:
+        if key not in Profile.__slots__:
+            raise unknown_name(f"profile {path}: field", key, list(Profile.__slots__))
     return check_profile(Profile(**fields))
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #4af8b99a
-_FIELDS = {"languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list, "stages": dict}
+_FIELDS = {
+    "languages": list, "source": str, "workers": int, "offline": bool, "teachers": list, "filter": dict,
+    "students": list, "benchmarks": list, "stages": dict,
+}  # fmt: skip
+
+
+def _check_types(profile: Profile) -> None:
+    for name, wanted in _FIELDS.items():
+        value = getattr(profile, name)
+        if not has_type(value, wanted):
+            expected, actual = wanted.__name__, type(value).__name__
+            raise ValueError(f"profile {profile.name}: {name} must be {expected}, found {value!r} ({actual})")
+    if profile.workers < 1:
+        raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
+
+
+def _language_codes(profile: Profile) -> list[str]:
+    "The ISO 639-3 codes of the profile's languages, each once, in order."
+    for code in profile.languages:
+        if not isinstance(code, str):
+            hint = "languages are codes such as swh, in quotes where YAML reads them otherwise"
+            raise ValueError(f"profile {profile.name}: {hint}; found {code!r}")
+    names = all_languages() if profile.languages == ["all"] else profile.languages
+    codes = sorted({find_language(name).iso639_3 for name in names})
+    if not codes:
+        raise ValueError(f"profile {profile.name} has no languages; name some, or [all]")
+    return codes
+
+
+def _check_stages(profile: Profile) -> None:
+    for stage, values in profile.stages.items():
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, list(STAGES))
+        if not isinstance(values, dict):
+            where = f"profile {profile.name}: stages: {stage}"
+            raise ValueError(f"{where} must map parameters to values, found {values!r}")
+
+# %% ../../nbs/60_runner/01_profiles.ipynb #b6c5928e
+def _check_members(profile: Profile) -> None:
+    "Two teachers or more; teachers, students and benchmarks have names of their own, students a kind that exists."
+    for group in ("teachers", "students", "benchmarks"):
+        names = [member.get("name") if isinstance(member, dict) else None for member in getattr(profile, group)]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError(f"profile {profile.name}: each of {group} needs a name of its own, found {names}")
+    for student in profile.students:
+        kind = str(student.get("kind", "binder"))
+        if kind not in STUDENTS:
+            raise unknown_name(f"profile {profile.name}: student {student['name']}: kind", kind, list(STUDENTS))
+    if len(profile.teachers) < 2:
+        raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
+
+
+def _specification(profile: Profile, role: str) -> dict:
+    "The specification of the profile's translator or judge, or of the teacher named for it; {} if there is none."
+    value = getattr(profile, role) or {}
+    if value == {}:
+        return {}
+    teachers = {teacher["name"]: teacher for teacher in profile.teachers}
+    spec = teachers.get(value) if isinstance(value, str) else value
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        expected = f"must name a teacher ({', '.join(teachers)}) or be specified as one, with a name"
+        raise ValueError(f"profile {profile.name}: {role} {expected}; found {value!r}")
+    return spec
 
 
 def check_profile(profile: Profile) -> Profile:
-    "`profile` with its languages as ISO codes in order. Raises ValueError for a value of the wrong type, an unknown language or stage, or a member without a name."
-    for name, wanted in _FIELDS.items():
-        value = getattr(profile, name)
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise ValueError(f"profile {profile.name}: {name} must be {wanted.__name__}, found {value!r} ({type(value).__name__})")
-    if profile.workers < 1:
-        raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
-    if strange := [c for c in profile.languages if not isinstance(c, str)]:
-        raise ValueError(f"profile {profile.name}: languages are codes such as swh, in quotes where YAML reads them otherwise; found {strange[0]!r}")
-    profile.languages = sorted({find_language(c).iso639_3 for c in (all_languages() if profile.languages == ["all"] else profile.languages)})
-    if not profile.languages:
-        raise ValueError(f"profile {profile.name} has no languages; name some, or [all]")
-    for stage in profile.stages:
-        if stage not in STAGES:
-            raise unknown("stage", stage, list(STAGES))
-        if not isinstance(profile.stages[stage], dict):
-            raise ValueError(f"profile {profile.name}: stages: {stage} must map parameters to values, found {profile.stages[stage]!r}")
-    for kind, members in (("teachers", profile.teachers), ("students", profile.students), ("benchmarks", profile.benchmarks)):
-        names = [m.get("name") if isinstance(m, dict) else None for m in members]
-        if not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-            raise ValueError(f"profile {profile.name}: each of {kind} needs a name of its own, found {names}")
-    for student in profile.students:
-        if (kind := str(student.get("kind", "binder"))) not in STUDENTS:
-            raise unknown(f"profile {profile.name}: student {student['name']}: kind", kind, list(STUDENTS))
-    if len(profile.teachers) < 2:
-        raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
-    named = {t["name"]: t for t in profile.teachers}
-    for role in ("translator", "judge"):
-        spec = getattr(profile, role) or {}
-        setattr(profile, role, named.get(spec, spec) if isinstance(spec, str) else spec)
-        if not isinstance(getattr(profile, role), dict) or spec and not isinstance(getattr(profile, role).get("name"), str):
-            raise ValueError(f"profile {profile.name}: {role} must name a teacher ({', '.join(named)}) or be specified as one, with a name; found {spec!r}")
+    """`profile` with its languages as ISO codes in order, and with whole specifications of translator and judge.
+    Raises ValueError for a value of the wrong type, an unknown language or stage, or a member without a name."""
+    _check_types(profile)
+    profile.languages = _language_codes(profile)
+    _check_stages(profile)
+    _check_members(profile)
+    profile.translator = _specification(profile, "translator")
+    profile.judge = _specification(profile, "judge")
     return profile
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #13b13538
 def grid(settings: dict, *, lists: set[str], where: str) -> dict[str, dict]:
-    "Name -> settings of each cell, the first values first; \"\" is one without axes. A setting in `lists` is an axis if it holds lists. Raises ValueError."
-    axes = {n: v for n, v in settings.items() if isinstance(v, list) and (n not in lists or any(isinstance(x, list) for x in v))}
-    found = {}
+    """Name -> settings of each grid point, the first values first; a grid without axes has one point, named "".
+    A setting in `lists` is a list itself, and an axis only if it holds lists. Raises ValueError, which begins with
+    `where`, for two points of one name and for an axis without values."""
+
+    def is_axis(name: str, value: object) -> bool:
+        holds_lists = isinstance(value, list) and any(isinstance(member, list) for member in value)
+        return holds_lists if name in lists else isinstance(value, list)
+
+    axes = {name: value for name, value in settings.items() if is_axis(name, value)}
+    points = {}
     for values in product(*axes.values()):
-        name = "-".join(_plain(v) for v in values)
-        if name in found:
-            raise ValueError(f"{where}: two cells are called {name!r}; no value may stand twice")
-        found[name] = {**settings, **dict(zip(axes, values, strict=True))}
-    if not found:
-        raise ValueError(f"{where}: {', '.join(n for n, v in axes.items() if not v)} has no value")
-    return found
+        point = "-".join(_folder_part(value) for value in values)
+        if point in points:
+            raise ValueError(f"{where}: two grid points are called {point!r}; no value may stand twice")
+        points[point] = {**settings, **dict(zip(axes, values, strict=True))}
+    if not points:
+        raise ValueError(f"{where}: {', '.join(name for name, values in axes.items() if not values)} has no value")
+    return points
 
 
-def _plain(value: object) -> str:
+def _folder_part(value: object) -> str:
     "A value as part of a folder's name: of a path its last part, of a list its members."
-    text = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "none"
+    text = str(value)
+    if isinstance(value, list):
+        text = "-".join(map(str, value)) or "none"
+    last = text.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.") or "none"
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #c602eb4f
 def filters(profile: Profile) -> dict[str, dict]:
-    "Name -> parameters of each filter of a profile, the pipeline's first; one without lists is alone and has no name. Raises ValueError."
-    known, members = notebook_parameters("12_filter"), {t["name"]: t for t in profile.teachers}
-    free = {"teacher", *known} - {"home", "run", "filter", "languages", "teachers"}
+    """Name -> parameters of each filter of a profile, the pipeline's first; a filter that is alone has the name "".
+    Raises ValueError for an unknown parameter or teacher, and for a parameter that stands in `stages` too."""
+    parameters = notebook_parameters("12_filter")
+    teachers = {teacher["name"]: teacher for teacher in profile.teachers}
+    free = {"teacher", *parameters} - {"home", "run", "filter", "languages", "teachers"}
     for name in profile.filter:
         if name not in free:
-            raise unknown(f"profile {profile.name}: filter", name, sorted(free))
+            raise unknown_name(f"profile {profile.name}: filter", name, sorted(free))
         if name in profile.stages.get("12_filter", {}):
             raise ValueError(f"profile {profile.name}: {name} stands in filter and in stages: 12_filter; keep one")
-    found = grid(profile.filter, lists={name for name in free & set(known) if known[name][0] is list}, where=f"profile {profile.name}: filter")
-    for cell in [c for c in found.values() if "teacher" in c]:
-        if (teacher := cell.pop("teacher")) not in members:
-            raise unknown(f"profile {profile.name}: filter: teacher", str(teacher), list(members))
-        cell["teachers"] = [members[teacher]]
-    return found
+    lists = {name for name, (kind, _) in parameters.items() if kind is list and name in free}
+    points = grid(profile.filter, lists=lists, where=f"profile {profile.name}: filter")
+    for point in points.values():
+        if "teacher" not in point:
+            continue
+        teacher = point.pop("teacher")
+        if teacher not in teachers:
+            raise unknown_name(f"profile {profile.name}: filter: teacher", str(teacher), list(teachers))
+        point["teachers"] = [teachers[teacher]]
+    return points
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #7e832040
-def change_profile(profile: Profile, *, languages: str, source: str, workers: int, settings: list[str], released: str = "") -> Profile:
-    "`profile` with the command line's changes, checked again. Raises ValueError for a setting that is not `stage.parameter=value`."
+def _choose_languages(profile: Profile, names: list[str]) -> None:
+    "Replaces the languages. Test sets made from the sample of another language go."
+    profile.languages = names
+    for student in profile.students:
+        student.pop("languages", None)
+    if not names or names == ["all"]:
+        return
+    samples = {f"sample-{find_language(name).iso639_3}" for name in names}
+    benchmarks = profile.benchmarks
+    profile.benchmarks = [b for b in benchmarks if not b["name"].startswith("sample-") or b["name"] in samples]
+
+
+def _use_released(profile: Profile, released: str) -> None:
+    "Puts a trained filter, a folder or a name on the hub, in place of the grid; the first point's settings stay."
+    first = {}
+    for name, value in profile.filter.items():
+        if name != "leave_out":
+            first[name] = value[0] if isinstance(value, list) and value else value
+    where = str(Path(released).absolute()) if Path(released).is_dir() else released
+    profile.filter = first | {"released": where}
+
+
+def _set_parameter(profile: Profile, setting: str) -> None:
+    "Sets what `stage.parameter=value` says; a parameter that stands in `filter` is set there."
+    name, equals, value = setting.partition("=")
+    stage, dot, parameter = name.partition(".")
+    if not (equals and dot):
+        raise ValueError(f"--set {setting!r}: expected stage.parameter=value, for example 13_select.passages=100")
+    if stage not in STAGES:
+        raise unknown_name("stage", stage, list(STAGES))
+    in_filter = stage == "12_filter" and parameter in profile.filter
+    parameters = profile.filter if in_filter else profile.stages.setdefault(stage, {})
+    try:
+        parameters[parameter] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
+
+# %% ../../nbs/60_runner/01_profiles.ipynb #8181f14e
+def change_profile(
+    profile: Profile,
+    *,
+    languages: str,  # codes with commas, or "all"; empty: the profile's
+    source: str,  # empty: the profile's
+    workers: int,  # 0: the profile's
+    settings: list[str],  # "stage.parameter=value"
+    released: str = "",  # a trained filter: a folder, or a name on the hub
+) -> Profile:
+    "`profile` with the command line's changes, checked again. Raises ValueError for an option that is wrong."
     if languages:
-        profile.languages = [c.strip() for c in languages.split(",") if c.strip()]
-        for student in profile.students:
-            student.pop("languages", None)
-        kept = {find_language(c).iso639_3 for c in profile.languages} if languages != "all" else set()
-        if kept:
-            profile.benchmarks = [b for b in profile.benchmarks if not b["name"].startswith("sample-") or b["name"][7:] in kept]
-    profile.source, profile.workers = source or profile.source, workers or profile.workers
-    if released:  # in place of the grid: its first cell, with nothing to train
-        first = {name: v[0] if isinstance(v, list) and v else v for name, v in profile.filter.items() if name != "leave_out"}
-        profile.filter = first | {"released": str(Path(released).absolute()) if Path(released).is_dir() else released}
+        _choose_languages(profile, [code.strip() for code in languages.split(",") if code.strip()])
+    profile.source = source or profile.source
+    profile.workers = workers or profile.workers
+    if released:
+        _use_released(profile, released)
     for setting in settings:
-        name, equals, value = setting.partition("=")
-        stage, dot, parameter = name.partition(".")
-        if not (equals and dot):
-            raise ValueError(f"--set {setting!r}: expected stage.parameter=value, for example 13_select.passages=100")
-        if stage not in STAGES:
-            raise unknown("stage", stage, list(STAGES))
-        try:
-            where = profile.filter if stage == "12_filter" and parameter in profile.filter else profile.stages.setdefault(stage, {})
-            where[parameter] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
+        _set_parameter(profile, setting)
     return check_profile(profile)

@@ -14,27 +14,34 @@ from pathlib import Path, PurePosixPath
 
 from ..languages import language as find_language
 from ..languages import languages
-from .files import FORMS, TEXTS, Shard, hub_files, outside, refused
+from .files import FORMS, TEXTS, Shard, file_problem, hub_files, link_problem
 
 # %% ../../nbs/08_source/01_shards.ipynb #0a5c8b6f
-_ENGLISH = ("HuggingFaceFW/fineweb", "HuggingFaceFW/fineweb-edu")  # they hold nothing else; FineWeb-2 holds everything else
+_ENGLISH = ("HuggingFaceFW/fineweb", "HuggingFaceFW/fineweb-edu")  # English only; FineWeb-2 holds everything else
+_ON_HUB = re.compile(r"hub(?::(?P<repository>[\w.-]+/[\w.-]+(?:@[\w.-]+)?)(?:/(?P<folder>.+?))?/?)?")
 
 
 def hub_folder(source: str, language: str) -> str:
-    "`datasets/OWNER/NAME/FOLDER`: where `language` lies on the hub for 'hub', 'hub:OWNER/NAME' or 'hub:OWNER/NAME/FOLDER'. Raises ValueError for other words."
-    known = find_language(language)
-    found = re.fullmatch(r"hub(?::([\w.-]+/[\w.-]+(?:@[\w.-]+)?)(?:/(.+?))?/?)?", source)
-    if not found:
-        raise ValueError(f"source {source!r}: expected 'hub', 'hub:OWNER/NAME' or 'hub:OWNER/NAME/FOLDER', such as 'hub:HuggingFaceFW/fineweb-edu'")
-    repository, folder = found[1] or known.repository, found[2]
-    if repository.split("@")[0] in _ENGLISH and known.repository not in _ENGLISH:
-        repository, folder = known.repository, None
-    usual = "sample/" + known.config.removeprefix("sample-") if known.repository in _ENGLISH else f"data/{known.config}/train"
+    """Where `language` lies on the hub, `datasets/OWNER/NAME/FOLDER`, for the source 'hub', 'hub:OWNER/NAME' or
+    'hub:OWNER/NAME/FOLDER'. Raises ValueError for another source."""
+    entry = find_language(language)
+    match = _ON_HUB.fullmatch(source)
+    if not match:
+        forms = "'hub', 'hub:OWNER/NAME' or 'hub:OWNER/NAME/FOLDER', such as 'hub:HuggingFaceFW/fineweb-edu'"
+        raise ValueError(f"source {source!r}: expected {forms}")
+    repository, folder = match["repository"] or entry.repository, match["folder"]
+    if repository.split("@")[0] in _ENGLISH and entry.repository not in _ENGLISH:
+        repository, folder = entry.repository, None
+    if entry.repository in _ENGLISH:
+        usual = "sample/" + entry.config.removeprefix("sample-")
+    else:
+        usual = f"data/{entry.config}/train"
     return f"datasets/{repository}/{folder or usual}"
 
 # %% ../../nbs/08_source/01_shards.ipynb #4bb400e0
 def hub_shards(source: str, language: str) -> list[Shard]:
-    "The files of `language` in a repository on the hub. Raises FileNotFoundError if it has none, and whatever the connection raises."
+    """The files of `language` in a repository on the hub. Raises FileNotFoundError if it has none, and whatever the
+    connection raises."""
     folder, hub = hub_folder(source, language), hub_files()
     hub.invalidate_cache()
     repository = "/".join(folder.split("/")[:3])
@@ -43,40 +50,64 @@ def hub_shards(source: str, language: str) -> list[Shard]:
     except FileNotFoundError:
         paths = hub.find(repository)
     files = [PurePosixPath(p).relative_to(repository) for p in paths if p.endswith(FORMS)]
-    if not (mine := of_language(files, language)):
-        raise FileNotFoundError(f"source {source!r}: {repository.removeprefix('datasets/')} has no file of {language}; {folder} was looked for")
-    return [Shard(f"hf://{repository}/{f}", str(f)) for f in mine]
+    own_files = of_language(files, language)
+    if not own_files:
+        name = repository.removeprefix("datasets/")
+        raise FileNotFoundError(f"source {source!r}: {name} has no file of {language}; {folder} was looked for")
+    return [Shard(f"hf://{repository}/{f}", str(f)) for f in own_files]
 
 # %% ../../nbs/08_source/01_shards.ipynb #9cabe426
+_CONFIG = re.compile("[a-z]{3}_[A-Z][a-z]{3}(_removed)?")  # a language and script, as FineWeb-2 names its folders
+
+
 def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "") -> list[PurePosixPath]:
-    "Those of `files` (paths within the folder `top`) that are named after `language`; if none is, those that are named after no other."
-    known, files = find_language(language), sorted(files)
+    """Those of `files` (paths within the folder `top`) that are named after `language`; if none is, those that are
+    named after no other language."""
+    entry, files = find_language(language), sorted(files)
     usual = PurePosixPath(hub_folder("hub", language)).parts[3:]
-    if exact := [f for f in files if PurePosixPath(top, f).parent.parts[-len(usual) :] == usual]:
-        return exact  # FineWeb-2's layout: its test split and the pages it removed lie beside
-    words = {f: {f.name.split(".")[0], *f.parent.parts} for f in files}
-    if mine := [f for f in files if words[f] & {known.iso639_3, known.config}]:
-        return mine
-    return [f for f in files if not any(w in languages() or re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}(_removed)?", w) for w in words[f])]
+    # FineWeb-2's layout: only this folder, for its test split and the pages it removed lie beside
+    in_usual_folder = [f for f in files if PurePosixPath(top, f).parent.parts[-len(usual) :] == usual]
+    if in_usual_folder:
+        return in_usual_folder
+    names = {f: {f.name.split(".")[0], *f.parent.parts} for f in files}
+    named_after = [f for f in files if names[f] & {entry.iso639_3, entry.config}]
+    if named_after:
+        return named_after
+    return [f for f in files if not any(name in languages() or _CONFIG.fullmatch(name) for name in names[f])]
 
 # %% ../../nbs/08_source/01_shards.ipynb #7bf9da9e
 def local_shards(source: str, language: str) -> list[Shard]:
-    "The files of `source` (a file, a folder, or a pattern) for `language`, or its folders of plain text. Raises FileNotFoundError if there are none."
+    """The files of `source` (a file, a folder, or a pattern) for `language`, or its folders of plain text. Raises
+    FileNotFoundError if there are none."""
     top = Path(source).expanduser()
-    root = top if top.is_dir() else next((p for p in top.parents if not glob.has_magic(str(p))), Path())
-    found = _walk(top) if top.is_dir() else [top] if top.exists() else map(Path, glob.iglob(str(top), recursive=True))
-    shards, texts = {}, {}
-    for path in found:
+    is_folder = top.is_dir()
+    root = top if is_folder else next((p for p in top.parents if not glob.has_magic(str(p))), Path())
+    files, texts = {}, {}  # path within the root -> shard
+    for path in _paths(top):
         within = PurePosixPath(path.relative_to(root).as_posix())
         if path.name.endswith(TEXTS):
-            pattern = "*.txt*" if root == top else glob.escape(top.name) if path == top else top.name
-            texts[within.parent / "x"] = Shard(str(path.parent), str(within.parent), pattern)
-        elif path.name.endswith(FORMS) or path.is_symlink() or path.is_dir() and root == top:
-            shards[within] = Shard(str(path), str(within), problem=refused(path, root))
-    shards = shards if any(s.name.endswith(FORMS) for s in shards.values()) else texts | shards
+            pattern = "*.txt*" if is_folder else _text_pattern(path, top)
+            texts[within.parent / "x"] = Shard(str(path.parent), str(within.parent), pattern)  # one for all of a folder
+        elif path.name.endswith(FORMS) or path.is_symlink() or (is_folder and path.is_dir()):
+            files[within] = Shard(str(path), str(within), problem=file_problem(path, root))
+    only_text = not any(shard.name.endswith(FORMS) for shard in files.values())
+    shards = texts | files if only_text else files
     if not shards:
-        raise FileNotFoundError(f"source {source!r}: no file ends in {', '.join(FORMS + TEXTS)}; give a file, a folder, a pattern, 'sample' or 'hub'")
+        what = f"no file ends in {', '.join(FORMS + TEXTS)}; give a file, a folder, a pattern, 'sample' or 'hub'"
+        raise FileNotFoundError(f"source {source!r}: {what}")
     return [shards[f] for f in of_language(shards, language, top=root.absolute().as_posix())]
+
+
+def _text_pattern(path: Path, top: Path) -> str:
+    "The pattern of plain text in the folder of `path`: for that file alone if it is the source, else the source's own."
+    return glob.escape(top.name) if path == top else top.name
+
+
+def _paths(top: Path) -> Iterable[Path]:
+    "The files of a folder, a file, or the files under a pattern."
+    if top.is_dir():
+        return _walk(top)
+    return [top] if top.exists() else map(Path, glob.iglob(str(top), recursive=True))
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -85,5 +116,5 @@ def _walk(root: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (Path(here, n) for n in names if not n.startswith("."))
-        yield from (p for f in folders if outside(p := Path(here, f), root))
+        yield from (path for path in (Path(here, f) for f in folders) if link_problem(path, root))
     yield from closed

@@ -1,4 +1,5 @@
-"The student: `from finerweb.student import SpanBinder`. Written by hand, since importing the package must not import torch."
+"""The student: `from finerweb.student import SpanBinder`. Written by hand, since importing the package must not import
+torch."""
 
 __all__ = ["SpanBinder"]
 

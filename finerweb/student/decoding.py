@@ -19,33 +19,44 @@ def _best_first(entities: Iterable[Entity]) -> list[Entity]:
 def flat(entities: Iterable[Entity]) -> list[Entity]:
     "The entities that overlap no better one, in reading order."
     ranked = _best_first(entities)
-    taken, chosen = bytearray(max((e.end for e in ranked), default=0)), []
+    covered, best = bytearray(max((e.end for e in ranked), default=0)), []
     for e in ranked:
-        if taken.find(1, e.start, e.end) < 0:
-            taken[e.start : e.end] = b"\1" * (e.end - e.start)
-            chosen.append(e)
-    return sorted(chosen, key=lambda e: e.start)
+        is_free = covered.find(1, e.start, e.end) < 0
+        if is_free:
+            covered[e.start : e.end] = b"\1" * (e.end - e.start)
+            best.append(e)
+    return sorted(best, key=lambda e: e.start)
 
 
 def uncrossed(entities: Iterable[Entity]) -> list[Entity]:
-    "The entities that cross no better one, but may lie in one or hold one; of the same span, the best label; in reading order, outer ones first."
-    furthest, earliest, chosen = {}, {}, {}  # of the chosen: start -> last end, end -> first start
+    """The entities that cross no better one, but may lie in one or hold one; of one span, only the best label.
+    In reading order, outer ones first."""
+    best: dict[tuple[int, int], Entity] = {}
+    furthest_end: dict[int, int] = {}  # of the best entities that begin at a character
+    earliest_start: dict[int, int] = {}  # of the best entities that end at a character
     for e in _best_first(entities):
-        crosses = any(furthest.get(i, 0) > e.end or earliest.get(i, e.start) < e.start for i in range(e.start + 1, e.end))
-        if not crosses and (e.start, e.end) not in chosen:
-            chosen[e.start, e.end] = e
-            furthest[e.start] = max(furthest.get(e.start, 0), e.end)
-            earliest[e.end] = min(earliest.get(e.end, e.start), e.start)
-    return sorted(chosen.values(), key=lambda e: (e.start, -e.end))
+        inside = range(e.start + 1, e.end)
+        begins_in_it_and_ends_behind = any(furthest_end.get(i, 0) > e.end for i in inside)
+        ends_in_it_and_begins_before = any(earliest_start.get(i, e.start) < e.start for i in inside)
+        if begins_in_it_and_ends_behind or ends_in_it_and_begins_before or (e.start, e.end) in best:
+            continue
+        best[e.start, e.end] = e
+        furthest_end[e.start] = max(furthest_end.get(e.start, 0), e.end)
+        earliest_start[e.end] = min(earliest_start.get(e.end, e.start), e.start)
+    return sorted(best.values(), key=lambda e: (e.start, -e.end))
 
 # %% ../../nbs/32_student/03_decoding.ipynb #dc061ea2
 def script_of(text: str, scripts: Iterable[str]) -> str:
-    "That of the `scripts` (ISO 15924) in which most letters of `text` are; empty where it is less than half of them. Raises ValueError for an unknown script."
-    script = max(sorted(scripts), key=lambda s: in_script(text, s), default="")  # Chinese is Hani, though all of it is Jpan as well
+    """The one of `scripts` (ISO 15924) with the most letters of `text`; empty where it has less than half of them.
+    Raises ValueError for an unknown script."""
+    # sorted: Chinese is Hani, though all of it is Jpan as well
+    script = max(sorted(scripts), key=lambda s: in_script(text, s), default="")
     return script if script and in_script(text, script) >= 0.5 else ""
 
 
 def threshold_of(config, text: str) -> float:
     "The threshold that a student's configuration has for the script of `text`."
     thresholds = getattr(config, "thresholds", None) or {}
-    return thresholds.get(script_of(text, thresholds) if thresholds else "", config.threshold)
+    if not thresholds:
+        return config.threshold
+    return thresholds.get(script_of(text, thresholds), config.threshold)

@@ -13,33 +13,43 @@ from typing import Any
 def check_encoder(name: str, tokenizer: Any, encoder: Any) -> None:
     "Raises ValueError unless the tokenizer gives offsets and the encoder has vectors of a `hidden_size`."
     try:
-        gives = "offset_mapping" in tokenizer("a", return_offsets_mapping=True)
+        has_offsets = "offset_mapping" in tokenizer("a", return_offsets_mapping=True)
     except (NotImplementedError, TypeError):
-        gives = False
-    if not gives:
-        raise ValueError(f"encoder {name!r}: its {type(tokenizer).__name__} gives no offsets; choose an encoder with a fast tokenizer (tokenizer.json)")
+        has_offsets = False
+    if not has_offsets:
+        reason = f"its {type(tokenizer).__name__} gives no offsets"
+        advice = "choose an encoder with a fast tokenizer (tokenizer.json)"
+        raise ValueError(f"encoder {name!r}: {reason}; {advice}")
     if not isinstance(getattr(encoder.config, "hidden_size", None), int):
-        raise ValueError(f"encoder {name!r}: {type(encoder).__name__} has no hidden_size; expected a text encoder such as BERT or XLM-R")
+        reason = f"{type(encoder).__name__} has no hidden_size"
+        raise ValueError(f"encoder {name!r}: {reason}; expected a text encoder such as BERT or XLM-R")
 
 # %% ../../nbs/32_student/04_folder.ipynb #ac8e4844
 def load_whole(load: Any, name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-    "What `load` (a `from_pretrained`) gives, if every tensor of the model was in the file, with its shape, and no other. Raises ValueError."
+    """The model that `load` (a `from_pretrained`) reads, if the file has each of its tensors, in its shape, and no
+    other. Raises ValueError."""
     from safetensors import SafetensorError
 
     try:
-        model, told = load(name_or_path, *args, **kwargs, output_loading_info=True)
+        model, report = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the tensors in {name_or_path} do not fit its config.json: {error}") from error
-    for what, wrong in (("lacks", told["missing_keys"]), ("has besides", told["unexpected_keys"]), ("has in another shape", told["mismatched_keys"])):
-        if wrong:
-            names = sorted(map(str, wrong))
+    faults = {
+        "lacks": report["missing_keys"],
+        "has besides": report["unexpected_keys"],
+        "has in another shape": report["mismatched_keys"],
+    }
+    for fault, keys in faults.items():
+        if keys:
+            names = sorted(map(str, keys))
             listed = ", ".join(names[:5]) + (" ..." if names[5:] else "")
-            raise ValueError(f"the model in {name_or_path} {what} {len(names)} tensors: {listed}; save it again, or fetch it anew")
+            message = f"the model in {name_or_path} {fault} {len(names)} tensors: {listed}"
+            raise ValueError(f"{message}; save it again, or fetch it anew")
     return model
 
 # %% ../../nbs/32_student/04_folder.ipynb #ca905f1d
 class InFolder:
-    "What a model with two tokenizers and a card adds to transformers' saving and loading."
+    "A model with two tokenizers and a card: what it adds to transformers' saving and loading."
 
     card: str = ""  # the README.md of its folder
 
@@ -62,12 +72,14 @@ class InFolder:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, *args, **kwargs) -> Any:
-        "Reads a model from a folder or the hub. Raises ValueError that names missing and wrong tensors, OSError where there is no model."
+        """The model in a folder or on the hub. Raises ValueError that names missing and wrong tensors, OSError where
+        there is no model."""
         from transformers import AutoTokenizer
 
         model = load_whole(super().from_pretrained, str(name_or_path), *args, **kwargs)
         for name, encoder in (("text_tokenizer", model.text_encoder), ("label_tokenizer", model.label_encoder)):
-            setattr(model, name, AutoTokenizer.from_pretrained(str(name_or_path), subfolder=name, config=encoder.config))
+            tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), subfolder=name, config=encoder.config)
+            setattr(model, name, tokenizer)
         model.label_encoder.requires_grad_(not model.config.freeze_labels)
         card = Path(name_or_path, "README.md")
         model.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

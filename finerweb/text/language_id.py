@@ -7,6 +7,7 @@ __all__ = ['identify', 'english_share', 'confusable', 'check_language']
 
 # %% ../../nbs/03_text/02_language_id.ipynb #b8840b3b
 import re
+from dataclasses import dataclass
 from functools import cache
 
 from ..data import storable
@@ -15,12 +16,13 @@ from ..languages import language as find_language
 from .segment import sentences
 
 # %% ../../nbs/03_text/02_language_id.ipynb #550c3cc9
-_BESIDES = dict(
+_BESIDES = dict(  # what py3langid calls a language that is not one of the 91, or a variety of one -> ISO 639-3
     pair.split("=")
-    for pair in "an=arg ba=bak dz=dzo fo=fao ha=hau ht=hat ig=ibo ku=kmr lb=ltz lg=lug ln=lin mt=mlt nn=nno no=nob oc=oci qu=que rw=kin se=sme sn=sna st=sot"
-    " tg=tgk tk=tuk tt=tat vo=vol wa=wln yo=yor zu=zul wuu=cmn yue=cmn ary=arb arz=arb ltg=lvs uzs=uzn pcm=eng".split()
+    for pair in "an=arg ba=bak dz=dzo fo=fao ha=hau ht=hat ig=ibo ku=kmr lb=ltz lg=lug ln=lin mt=mlt nn=nno no=nob"
+    " oc=oci qu=que rw=kin se=sme sn=sna st=sot tg=tgk tk=tuk tt=tat vo=vol wa=wln yo=yor zu=zul wuu=cmn yue=cmn"
+    " ary=arb arz=arb ltg=lvs uzs=uzn pcm=eng".split()
 )
-_ENOUGH = 20_000  # characters
+_ENOUGH = 20_000  # characters of a text that are read
 
 
 @cache
@@ -32,62 +34,80 @@ def _identifier() -> "py3langid.langid.LanguageIdentifier":  # noqa: F821
 
 @cache
 def _codes() -> dict[str, str]:
-    """What py3langid calls a language -> ISO 639-3."""
-    return _BESIDES | {x.py3langid: code for code, x in languages().items() if x.py3langid}
+    "What py3langid calls a language -> ISO 639-3."
+    return _BESIDES | {entry.py3langid: code for code, entry in languages().items() if entry.py3langid}
 
 
 def _probabilities(text: str) -> dict[str, float]:
-    """ISO 639-3 -> probability, over everything that py3langid knows."""
+    "ISO 639-3 -> probability, over everything that py3langid knows."
     text = storable(text[:_ENOUGH])
     if 2 * sum(map(str.isupper, text)) > sum(map(str.isalpha, text)):
         text = text.lower()
-    found: dict[str, float] = {}
+    probabilities: dict[str, float] = {}
     for name, probability in _identifier().rank(text):
         code = _codes().get(name, name)
-        found[code] = found.get(code, 0.0) + probability
-    return found
+        probabilities[code] = probabilities.get(code, 0.0) + probability
+    return probabilities
 
 # %% ../../nbs/03_text/02_language_id.ipynb #7763bb39
-_SIGNS = {  # language -> what it is taken for, and what a word of its own looks like
-    "ckb": (("sdh", "kmr"), "[ڕڵۆێ]"),
-    "snd": (("pbt",), "[ٻڄڃڦڳڱڻڏڊڀٺٿٽ]"),
-    "fas": (("arb",), "[پچژگ]"),
-    "ydd": (("heb",), r"(?<!\w)(?:איז|און|דער|די|דאס|פון|מיט|אויף|נישט|ניט|האט|זיך|איך|אז|וואס|זיין)(?!\w)"),
-    "sun": (
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    "What tells a language from those that py3langid takes it for."
+
+    taken_for: tuple[str, ...]
+    pattern: re.Pattern  # matches a word that only this language writes
+
+
+_SIGNS = {
+    "ckb": _Sign(("sdh", "kmr"), re.compile("[ڕڵۆێ]")),
+    "snd": _Sign(("pbt",), re.compile("[ٻڄڃڦڳڱڻڏڊڀٺٿٽ]")),
+    "fas": _Sign(("arb",), re.compile("[پچژگ]")),
+    "ydd": _Sign(
+        ("heb",),
+        re.compile(r"(?<!\w)(?:איז|און|דער|די|דאס|פון|מיט|אויף|נישט|ניט|האט|זיך|איך|אז|וואס|זיין)(?!\w)"),
+    ),
+    "sun": _Sign(
         ("jav", "ind", "ace"),
-        r"\b(?:nu|jeung|teu|ieu|éta|eta|anu|kana|ku|sareng|dina|tina|keur|geus|urang|mah|téh|teh|henteu|atawa|kudu|loba|nyaéta|nyaeta|pikeun|ogé|oge|baé|bae)\b",
+        re.compile(
+            r"\b(?:nu|jeung|teu|ieu|éta|eta|anu|kana|ku|sareng|dina|tina|keur|geus|urang|mah|téh|teh|henteu|atawa|kudu"
+            r"|loba|nyaéta|nyaeta|pikeun|ogé|oge|baé|bae)\b"
+        ),
     ),
 }
-_SHARE = 0.05  # of the words
-_POINTS = re.compile("[\u0591-\u05c7]")  # Yiddish is written with and without them
+
+# %% ../../nbs/03_text/02_language_id.ipynb #431ca93d
+_SHARE = 0.05  # of the words, from which on a text is in the language of the sign
+_YIDDISH_POINTS = re.compile("[\u0591-\u05c7]")  # Yiddish is written with and without them
 
 
 def _own_words(text: str, code: str) -> float:
-    """The share of the words of `text` that `code` writes and the languages it is taken for do not."""
-    text, sign = _POINTS.sub("", text[:_ENOUGH].lower()), re.compile(_SIGNS[code][1])
-    words = text.split()
-    return sum(1 for word in words if sign.search(word)) / len(words) if words else 0.0
+    "The share of the words of `text` that only `code` writes, not the languages it is taken for."
+    words = _YIDDISH_POINTS.sub("", text[:_ENOUGH].lower()).split()
+    pattern = _SIGNS[code].pattern
+    return sum(1 for word in words if pattern.search(word)) / len(words) if words else 0.0
 
 
-def _known(text: str) -> tuple[str, float]:
-    """(language, probability)."""
-    found = _probabilities(text)
-    best = max(found, key=found.__getitem__)
-    for code, (taken_for, _) in _SIGNS.items():
-        if best in taken_for and _own_words(text, code) >= _SHARE:
-            found[code] = found.get(code, 0.0) + sum(found.pop(c, 0.0) for c in taken_for)
+def _best(text: str) -> tuple[str, float]:
+    "The most probable language of `text` and its probability."
+    probabilities = _probabilities(text)
+    best = max(probabilities, key=probabilities.__getitem__)
+    for code, sign in _SIGNS.items():
+        if best in sign.taken_for and _own_words(text, code) >= _SHARE:
+            theirs = sum(probabilities.pop(other, 0.0) for other in sign.taken_for)
+            probabilities[code] = probabilities.get(code, 0.0) + theirs
             best = code
-    return best, min(1.0, found[best])
+    return best, min(1.0, probabilities[best])
 
 
 def identify(text: str) -> tuple[str, float]:
-    "(ISO 639-3 code, confidence from 0 to 1) of the language of `text`: one of the 91 or of some fifty others; (\"und\", 0.0) for a text without letters."
+    """(ISO 639-3 code, confidence from 0 to 1) of the language of `text`: one of the 91 or of some fifty others;
+    ("und", 0.0) for a text without letters."""
     if not any(map(str.isalpha, text)):
         return "und", 0.0
-    return _known(text)
+    return _best(text)
 
 # %% ../../nbs/03_text/02_language_id.ipynb #52598f96
-_RUN = re.compile("[A-Za-z][\t-\r -\u024f\u2010-\u203a]*")  # Latin letters, and what stands between them
+_LATIN_RUN = re.compile("[A-Za-z][\t-\r -\u024f\u2010-\u203a]*")  # Latin letters, and what stands between them
 _NAME = 20  # letters; a shorter run of Latin letters may be a name
 
 
@@ -96,51 +116,65 @@ def _letters(text: str) -> int:
 
 
 def _is_english(text: str) -> bool:
-    best, probability = _known(text)
+    best, probability = _best(text)
     return best == "eng" and probability >= 0.5
 
 
 def english_share(text: str, language: str) -> float:
-    "The share of the letters of `text` that stand in English sentences, or for a language in another script in English runs of Latin letters."
-    found = find_language(language)
-    if found.script == "Latn":
+    """The share of the letters of `text` that stand in English sentences, or for a language in another script in
+    English runs of Latin letters."""
+    if find_language(language).script == "Latn":
         pieces = [text[a:b] for a, b in sentences(text, language)]
-        foreign = [piece for piece in pieces if _is_english(piece)]
     else:
-        runs = [run[0] for run in _RUN.finditer(text)]
-        foreign = [run for run in runs if _letters(run) >= _NAME and _is_english(run)]
+        runs = [run[0] for run in _LATIN_RUN.finditer(text)]
+        pieces = [run for run in runs if _letters(run) >= _NAME]
+    english = [piece for piece in pieces if _is_english(piece)]
     letters = _letters(text)
-    return sum(map(_letters, foreign)) / letters if letters else 0.0
+    return sum(map(_letters, english)) / letters if letters else 0.0
 
 # %% ../../nbs/03_text/02_language_id.ipynb #73043695
 _SETS = (("bos", "hrv", "srp"), ("ind", "zsm"), ("jav", "sun"))
-_OFTEN = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
-_RARELY = 4  # in a thousand characters; English has twenty to thirty
-_LEAST, _MOST = 0.25, 0.5  # of the letters in the script
-_ENGLISH, _TOO = 0.75, 0.6  # of the letters in English sentences; the second where the whole is called English too
+_ENGLISH_WORDS = re.compile(r"\b(?:the|of|and|you|with|this|that|from|your|for)\b", re.IGNORECASE)
+_RARELY = 4  # of these words in a thousand characters; English has twenty to thirty
+_LEAST_SCRIPT, _ENOUGH_SCRIPT = (
+    0.25,
+    0.5,
+)  # of the letters in the script: below the first never, from the second on always
+_SURE = 0.5  # the probability of a language from which on it counts
+_MOST_ENGLISH = 0.75  # of the letters in English sentences
+_MOST_ENGLISH_IF_CALLED_SO = 0.6  # where the identifier calls the whole text English, too
 
 
 def confusable(language: str) -> tuple[str, ...]:
-    "The languages that a page of `language` may be called without being wrong: itself and its near-identical neighbours."
+    "The languages that a page of `language` may be called without harm: itself and its near-identical neighbours."
     code = find_language(language).iso639_3
-    return next((together for together in _SETS if code in together), (code,))
+    return next((similar for similar in _SETS if code in similar), (code,))
+
+
+def _is_too_english(share: float, best: str, probability: float) -> bool:
+    "Whether a text is dropped, `share` of whose letters are English and that the identifier calls `best`."
+    is_called_english = best == "eng" and probability >= _SURE
+    return share >= (_MOST_ENGLISH_IF_CALLED_SO if is_called_english else _MOST_ENGLISH)
 
 
 def check_language(text: str, language: str) -> tuple[str, str]:
-    "(reason, what was found); the reason is \"\" where `text` is in `language` or one of its `confusable`, else other_script, other_language or english."
+    """(reason, detail): the reason is "" where `text` is in `language` or one of its `confusable`, else other_script,
+    other_language or english; the detail says what was measured."""
     expected = find_language(language)
-    share = in_script(text, expected.script)
-    script = f"{share:.2f} of the letters are {expected.script}"
-    if share < _LEAST:
+    script_share = in_script(text, expected.script)
+    script = f"{script_share:.2f} of the letters are {expected.script}"
+    if script_share < _LEAST_SCRIPT:
         return "other_script", script
-    best, probability = _known(text)
-    if share < _MOST and best not in confusable(language):
-        return "other_script", f"{script}; identified as {best} ({probability:.2f})"
+    best, probability = _best(text)
+    identified = f"{best} ({probability:.2f})"
+    if script_share < _ENOUGH_SCRIPT and best not in confusable(language):
+        return "other_script", f"{script}; identified as {identified}"
     text = text[:_ENOUGH]
-    if expected.iso639_3 != "eng" and (best == "eng" or 1000 * len(_OFTEN.findall(text)) >= _RARELY * len(text)):
-        english = english_share(text, language)
-        if english >= (_TOO if best == "eng" and probability >= _MOST else _ENGLISH):
-            return "english", f"{english:.2f} of the letters are English"
-    if best in (*confusable(language), "eng") or probability < _MOST:
-        return "", f"{best} ({probability:.2f})"
-    return "other_language", f"{best} ({probability:.2f})"
+    has_english_words = 1000 * len(_ENGLISH_WORDS.findall(text)) >= _RARELY * len(text)
+    if expected.iso639_3 != "eng" and (best == "eng" or has_english_words):
+        share = english_share(text, language)
+        if _is_too_english(share, best, probability):
+            return "english", f"{share:.2f} of the letters are English"
+    if best in (*confusable(language), "eng") or probability < _SURE:
+        return "", identified
+    return "other_language", identified

@@ -21,86 +21,102 @@ from ..languages import language as find_language
 
 # %% ../../nbs/03_text/00_segment.ipynb #2488adf5
 def icu_version() -> str:
-    "The version of ICU that finds the boundaries; another one may find others, so it belongs into every fingerprint."
+    "The version of ICU that finds the boundaries. Another may find others, so it belongs into every fingerprint."
     import icu4py
 
     return icu4py.icu_version
 
 
 def _ends(breaker: CharacterBreaker | WordBreaker | SentenceBreaker, length: int) -> np.ndarray:
-    """Where the pieces end, in characters."""
+    "Where the pieces of a text of `length` characters end, in characters."
     ends = np.fromiter(map(itemgetter(1), breaker.segments()), dtype=np.intp)
     if len(ends) and ends[-1] != length:
         units = np.frombuffer(breaker.text.encode("utf-16-le"), dtype=np.uint16)
-        ends = np.cumsum((units & 0xFC00) != 0xDC00)[ends - 1]
+        is_second_half = (units & 0xFC00) == 0xDC00  # of a surrogate pair
+        ends = np.cumsum(~is_second_half)[ends - 1]
     return ends
 
 
-def _between(ends: np.ndarray) -> np.ndarray:
-    """Where the pieces start, if the first starts at 0."""
+def _starts(ends: np.ndarray) -> np.ndarray:
+    "Where the pieces start: the first at 0, each other where the one before ends."
     return np.concatenate((np.zeros(1, dtype=np.intp), ends[:-1]))
 
 
 def graphemes(text: str) -> list[tuple[int, int]]:
-    "The spans of what a reader sees as one character; together they are the whole text. The same in every language."
+    "The spans of what a reader sees as one character, in any language; together they are the whole text."
     if not text:
         return []
     ends = _ends(CharacterBreaker(storable(text), "und"), len(text))
-    return list(zip(_between(ends).tolist(), ends.tolist(), strict=True))
+    return list(zip(_starts(ends).tolist(), ends.tolist(), strict=True))
 
 # %% ../../nbs/03_text/00_segment.ipynb #813451a7
+# a character as bits: is it visible, does it make a token a word, does it join what precedes, what follows?
+_VISIBLE, _WORD, _TO_LAST, _TO_NEXT, _UNSEEN = 1, 2, 4, 8, 255
+_KINDS = np.full(0x110000, _UNSEEN, dtype=np.uint8)  # code point -> these bits; _UNSEEN: not met yet
 # signs that join what follows them, and letters that join what precedes, besides the marks and format characters
 _JOINS_NEXT = frozenset("\u1039\u17d2\u1a60\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46")
 _JOINS_LAST = frozenset("\u0e33\u0eb3\uff9e\uff9f")
-_VISIBLE, _WORD, _TO_LAST, _TO_NEXT, _UNSEEN = 1, 2, 4, 8, 255
-_kinds = np.full(0x110000, _UNSEEN, dtype=np.uint8)  # character -> visible or word; may a boundary before or after it lie in a grapheme?
 
 
-def _kind(c: str) -> int:
-    category = unicodedata.category(c)
-    kind = _WORD if c.isalnum() else 0 if c.isspace() or category in ("Cc", "Cf", "Cs", "Cn") else _VISIBLE
-    to_last = c in _JOINS_LAST or category in ("Mn", "Mc", "Me", "Cf")
-    return kind | _TO_LAST * to_last | _TO_NEXT * (c in _JOINS_NEXT or category == "Cf")
+def _kind(character: str) -> int:
+    category = unicodedata.category(character)
+    if character.isalnum():
+        kind = _WORD
+    elif character.isspace() or category in ("Cc", "Cf", "Cs", "Cn"):
+        kind = 0
+    else:
+        kind = _VISIBLE
+    if character in _JOINS_LAST or category in ("Mn", "Mc", "Me", "Cf"):
+        kind |= _TO_LAST
+    if character in _JOINS_NEXT or category == "Cf":
+        kind |= _TO_NEXT
+    return kind
 
 
-def _look(points: np.ndarray) -> np.ndarray:
-    """Code points -> kinds."""
-    kinds = _kinds[points]
+def _look_up(points: np.ndarray) -> np.ndarray:
+    "The kind of each code point."
+    kinds = _KINDS[points]
     if kinds.max(initial=0) == _UNSEEN:
         for point in set(points[kinds == _UNSEEN].tolist()):
-            _kinds[point] = _kind(chr(point))
-        kinds = _kinds[points]
+            _KINDS[point] = _kind(chr(point))
+        kinds = _KINDS[points]
     return kinds
 
 # %% ../../nbs/03_text/00_segment.ipynb #ba663181
-def _sound(text: str, points: np.ndarray, kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """`ends` without those inside a grapheme or in a Burmese syllable."""
+_STACKER = "\u1039"  # the Burmese sign that puts the next consonant below the last
+
+
+def _outside_graphemes(text: str, points: np.ndarray, kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    "`ends` without those inside a grapheme or in a Burmese syllable."
     inner = ends[:-1]
-    stacks = "\u1039" in text
-    if not stacks and not np.any(kinds[inner - 1] & _TO_NEXT | kinds[inner] & _TO_LAST):
+    has_stacks = _STACKER in text
+    if not has_stacks and not np.any(kinds[inner - 1] & _TO_NEXT | kinds[inner] & _TO_LAST):
         return ends
-    whole = np.zeros(len(text) + 1, dtype=bool)
-    whole[_ends(CharacterBreaker(text, "und"), len(text))] = True
-    if stacks:  # no boundary before a stack of consonants, of which the upper one closes the syllable before it
-        above = np.flatnonzero(points[2:] == 0x1039) + 1
-        whole[above[(points[above - 1] >= 0x1000) & (points[above - 1] <= 0x103F)]] = False
-    return ends[whole[ends]]
+    allowed = np.zeros(len(text) + 1, dtype=bool)
+    allowed[_ends(CharacterBreaker(text, "und"), len(text))] = True
+    if has_stacks:  # no boundary before a stack of consonants: its upper one closes the syllable before it
+        upper = np.flatnonzero(points[2:] == ord(_STACKER)) + 1
+        before = points[upper - 1]
+        allowed[upper[(before >= 0x1000) & (before <= 0x103F)]] = False
+    return ends[allowed[ends]]
 
 
 def _spans(text: str, language: str, least: int) -> list[tuple[int, int]]:
+    "The spans that ICU calls words and that hold a character of the kind `least` or a higher one."
     if not text:
         return []
     text = storable(text)
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    kinds = _look(points)
-    ends = _sound(text, points, kinds, _ends(WordBreaker(text, find_language(language).cldr), len(text)))
-    starts = _between(ends)
-    seen = np.maximum.reduceat(kinds & (_VISIBLE | _WORD), starts) >= least
-    return list(zip(starts[seen].tolist(), ends[seen].tolist(), strict=True))
+    kinds = _look_up(points)
+    ends = _ends(WordBreaker(text, find_language(language).cldr), len(text))
+    ends = _outside_graphemes(text, points, kinds, ends)
+    starts = _starts(ends)
+    chosen = np.maximum.reduceat(kinds & (_VISIBLE | _WORD), starts) >= least
+    return list(zip(starts[chosen].tolist(), ends[chosen].tolist(), strict=True))
 
 
 def tokens(text: str, language: str) -> list[tuple[int, int]]:
-    "The spans of everything visible in `text`: words, numbers, punctuation, symbols; never part of a grapheme."
+    "The spans of everything visible in `text`: words, numbers, punctuation, symbols; no span cuts a grapheme."
     return _spans(text, language, _VISIBLE)
 
 
@@ -110,126 +126,174 @@ def words(text: str, language: str) -> list[tuple[int, int]]:
 
 # %% ../../nbs/03_text/00_segment.ipynb #2a307bb2
 _BEFORE_NAMES = frozenset(
-    """dr mr mrs ms mx prof st sr jr gen col lt sgt capt cpt maj adm rev hon gov sen rep pres supt mt ft vs messrs sra srta dra dña mme mlle mgr dott sig ing dipl
-    hr fr frl nr str bd bzw ca geb gest kand lic mag phdr mudr judr rndr mgr doc gen plk por ks św dn ul al pl tzv tzn sv tj šk gosp prim akad dhr mevr drs ir mej
-    tn ny hj kh bpk sdr dwi yth kab kec hl ul dk
+    """dr mr mrs ms mx prof st sr jr gen col lt sgt capt cpt maj adm rev hon gov sen rep pres supt mt ft vs messrs
+    sra srta dra dña mme mlle mgr dott sig ing dipl hr fr frl nr str bd bzw ca geb gest kand lic mag phdr mudr judr rndr
+    mgr doc gen plk por ks św dn ul al pl tzv tzn sv tj šk gosp prim akad dhr mevr drs ir mej tn ny hj kh bpk sdr dwi
+    yth kab kec hl ul dk
     д-р проф акад св ул им тов гр пр пл бул стр рис см обл вул ім гл ген др инж доц кн маг господ δρ κ κα καθ αγ λεωφ
-    डॉ डा श्री प्रो कु डो ड ডা ড মো মোঃ প্রফেসর ডঃ ડો ડૉ શ્રી પ્રો திரு டாக்டர் డా శ్రీ ప్రొ ಡಾ ಶ್ರೀ ಪ್ರೊ ഡോ പ്രൊഫ ਡਾ ਪ੍ਰੋ ଡା ଡଃ""".split()
+    डॉ डा श्री प्रो कु डो ड ডা ড মো মোঃ প্রফেসর ডঃ ડો ડૉ શ્રી પ્રો திரு டாக்டர் డా శ్రీ ప్రొ ಡಾ ಶ್ರೀ ಪ್ರೊ ഡോ പ്രൊഫ
+    ਡਾ ਪ੍ਰੋ ଡା ଡଃ""".split()
 )
+_AROUND_STOP = 40  # characters before and after a full stop that are looked at
 _EDGE = r"""\s.,;:!?()\[\]{}"'«»“”„‘’…/–—<>|-"""
-_STOPPED = re.compile(rf"([^{_EDGE}]+(?:-[^{_EDGE}]+)?)(?:\s*\.([^{_EDGE}]+))?")  # read backwards from the full stop
-_NEXT = re.compile(rf"[\"'“‘(]*([^{_EDGE}]+)(\.?)")
-# Arabic, Hebrew, Syriac, Ethiopic, Georgian: no capitals, but no one-letter words at the end of a sentence either
-_LONE = re.compile(r"[^\W\d_]\Z")
+# the word before a full stop, and the piece that another full stop parts from it; both are read backwards
+_BEFORE_STOP = re.compile(rf"([^{_EDGE}]+(?:-[^{_EDGE}]+)?)(?:\s*\.([^{_EDGE}]+))?")
+_AFTER_STOP = re.compile(rf"[\"'“‘(]*([^{_EDGE}]+)(\.?)")  # the next word, and its own full stop
+_LONE_LETTER = re.compile(r"[^\W\d_]\Z")
 
 
 def _is_initial(word: str) -> bool:
-    return bool(_LONE.match(word)) and (word.lower() != word.upper() or "\u0590" <= word <= "\u08ff" or "\u10a0" <= word <= "\u139f")
+    "Whether `word` is a single letter, in a script where no sentence ends with a word of one letter."
+    if not _LONE_LETTER.match(word):
+        return False
+    has_capitals = word.lower() != word.upper()
+    # without capitals: Hebrew, Arabic, Syriac and their neighbours; Georgian, Hangul letters, Ethiopic
+    return has_capitals or "\u0590" <= word <= "\u08ff" or "\u10a0" <= word <= "\u139f"
 
 
 @cache
 def _dotted_days(locale: str) -> bool:
+    "Whether CLDR writes a full stop after the day in this locale's dates."
     from babel import Locale
 
     return "d." in Locale.parse(locale).date_formats["long"].pattern
 
+# %% ../../nbs/03_text/00_segment.ipynb #9523636f
+def _is_short(word: str | None, most: int) -> bool:
+    "Whether there is a word, with at most `most` letters; its marks do not count."
+    return word is not None and sum(map(str.isalpha, word)) <= most
+
 
 def _is_abbreviation(text: str, at: int, script: str, locale: str) -> bool:
-    """Whether the full stop before `at` ends no sentence."""
-    window = text[max(0, at - 40) : at]
+    "Whether the full stop before `at` ends no sentence."
+    window = text[max(0, at - _AROUND_STOP) : at]
     body = window.rstrip()
-    stopped = _STOPPED.match(body[-2::-1]) if body.endswith(".") else None
-    if not stopped:
+    before = _BEFORE_STOP.match(body[-2::-1]) if body.endswith(".") else None
+    if not before:
         return False
-    word, earlier = (part and part[::-1] for part in stopped.groups())
-    gap = len(body) < len(window)
+    word, earlier = (part and part[::-1] for part in before.groups())
+    has_gap = len(body) < len(window)
     if script == "Thai" or _is_initial(word) or word.lower() in _BEFORE_NAMES:
         return True  # Thai writes full stops in abbreviations only
     if word.isdecimal():
-        return len(word) <= 2 and gap and _dotted_days(locale)
-    if word.lower() != word.upper():
+        return len(word) <= 2 and has_gap and _dotted_days(locale)
+    has_capitals = word.lower() != word.upper()
+    most = 2 if has_gap else 3  # letters of a short piece
+    if has_capitals or not _is_short(word, most):
         return False
-    following = _NEXT.match(text[at : at + 40])
-    short = [w is not None and sum(map(str.isalpha, w)) <= 3 - gap for w in (earlier, word, following and following[1])]
-    return short[1] and (not gap or short[0] or bool(short[2] and following[2]))
+    if not has_gap or _is_short(earlier, most):
+        return True
+    following = _AFTER_STOP.match(text[at : at + _AROUND_STOP])
+    return following is not None and following[2] == "." and _is_short(following[1], most)
 
 # %% ../../nbs/03_text/00_segment.ipynb #866924ed
-_THAI_END = re.compile(r"(?:ครับ|ค่ะ|คะ|จ้ะ|จ้า)\s+|(?<!\s)\s+(?=นอกจากนี้|อย่างไรก็ตาม|ทั้งนี้|อนึ่ง|ดังนั้น|อีกทั้ง|ในขณะเดียวกัน|ด้าน(?:นาย|นาง)|สำหรับ)")
+_THAI_END = re.compile(
+    r"(?:ครับ|ค่ะ|คะ|จ้ะ|จ้า)\s+"
+    r"|(?<!\s)\s+(?=นอกจากนี้|อย่างไรก็ตาม|ทั้งนี้|อนึ่ง|ดังนั้น|อีกทั้ง|ในขณะเดียวกัน|ด้าน(?:นาย|นาง)|สำหรับ)"
+)
+_LINE_ENDS = "\n\r\x85\u2028\u2029"
+_CUT_AT_CLAUSES = ("Thai", "Laoo", "Khmr", "Mymr")  # scripts
 _CLAUSE = 12  # characters; a shorter piece between spaces may be part of a name
 
 
 def _clauses(text: str, start: int, end: int, longest: int) -> list[int]:
-    """The ends of the parts of `text[start:end]`, each as long as can be up to `longest`, cut where the neighbouring clauses are longest."""
-    gaps = [m.end() for m in re.compile(r"\s+").finditer(text, start, end)]
-    edges, cuts, best = [start, *gaps, end], [], 0
-    for n in range(1, len(edges) - 1):
-        room = min(edges[n] - edges[n - 1], edges[n + 1] - edges[n])
-        if room >= _CLAUSE and 4 * (edges[n] - start) >= longest and (not best or room >= min(best[1], longest // 4)):
-            best = (edges[n], room)
-        if best and edges[n + 1] - start > longest:
-            cuts.append(best[0])
-            start, best = best[0], 0
+    """The ends of the parts of `text[start:end]`. A part has up to `longest` characters, is as long as can be, and ends
+    where the clauses on both sides are long."""
+    gaps = [space.end() for space in re.compile(r"\s+").finditer(text, start, end)]
+    edges = [start, *gaps, end]
+    cuts, best, best_room = [], None, 0
+    for before, edge, after in zip(edges, edges[1:], edges[2:], strict=False):
+        room = min(edge - before, after - edge)  # the length of the shorter clause beside this edge
+        is_far = 4 * (edge - start) >= longest
+        is_better = best is None or room >= min(best_room, longest // 4)
+        if room >= _CLAUSE and is_far and is_better:
+            best, best_room = edge, room
+        if best is not None and after - start > longest:
+            cuts.append(best)
+            start, best = best, None
     return [*cuts, end]
 
-
+# %% ../../nbs/03_text/00_segment.ipynb #e1ed2113
 def sentences(text: str, language: str, *, longest: int = 0) -> list[tuple[int, int]]:
-    "The spans of the sentences, without the white space around them; `longest` (characters, 0: none) is where Thai, Lao, Khmer, Burmese are cut at clauses."
-    found, clean = find_language(language), storable(text)
-    ends = _ends(SentenceBreaker(clean, found.cldr), len(clean)).tolist()
-    if found.script == "Thai":
-        ends = sorted({*ends, *(m.end() for m in _THAI_END.finditer(clean))})
+    """The spans of the sentences, without the white space around them. In Thai, Lao, Khmer and Burmese, sentences of
+    more than `longest` characters (0: no limit) are cut at clauses."""
+    entry, clean = find_language(language), storable(text)
+    ends = _ends(SentenceBreaker(clean, entry.cldr), len(clean)).tolist()
+    if entry.script == "Thai":
+        ends = sorted({*ends, *(match.end() for match in _THAI_END.finditer(clean))})
     spans, start = [], 0
     for end in ends:
-        closed = clean[end - 1] in "\n\r\x85\u2028\u2029" or end == len(clean)
-        if not closed and _is_abbreviation(clean, end, found.script, found.cldr):
+        ends_line = clean[end - 1] in _LINE_ENDS or end == len(clean)
+        if not ends_line and _is_abbreviation(clean, end, entry.script, entry.cldr):
             continue
-        cut = longest and end - start > longest and found.script in ("Thai", "Laoo", "Khmr", "Mymr")
-        for last in _clauses(clean, start, end, longest) if cut else [end]:
-            visible = clean[start:last].strip()
+        is_long = longest and entry.script in _CUT_AT_CLAUSES and end - start > longest
+        for part_end in _clauses(clean, start, end, longest) if is_long else [end]:
+            visible = clean[start:part_end].strip()
             if visible:
                 first = clean.index(visible[0], start)
                 spans.append((first, first + len(visible)))
-            start = last
+            start = part_end
     return spans
 
 # %% ../../nbs/03_text/00_segment.ipynb #59295d9e
-def _numbers(found: list[tuple[int, int]], stops: list[int], words_per_chunk: int) -> list[int]:
-    """The number of the first word of each chunk, and the number of words."""
-    word_ends, numbers = [end for _, end in found], [0]
-    closing = [bisect_right(word_ends, stop) for stop in stops]
-    while numbers[-1] < len(found):
-        full = min(numbers[-1] + words_per_chunk, len(found))
-        closed = closing[bisect_right(closing, full) - 1] if full < len(found) else 0
-        numbers.append(closed if 4 * (closed - numbers[-1]) > 3 * words_per_chunk else full)
-    return numbers
+def _first_words(word_spans: list[tuple[int, int]], stops: list[int], words_per_chunk: int) -> list[int]:
+    """The number of the first word of each chunk, then the number of all words. `stops` are the sentence ends at which
+    a chunk may end early."""
+    word_ends = [end for _, end in word_spans]
+    words_before = [bisect_right(word_ends, stop) for stop in stops]
+    firsts = [0]
+    while firsts[-1] < len(word_spans):
+        first = firsts[-1]
+        full = first + words_per_chunk
+        if full >= len(word_spans):
+            return [*firsts, len(word_spans)]
+        at_stop = words_before[bisect_right(words_before, full) - 1]
+        in_last_quarter = 4 * (at_stop - first) > 3 * words_per_chunk
+        firsts.append(at_stop if in_last_quarter else full)
+    return firsts
 
 
-def chunks(text: str, language: str, *, words_per_chunk: int, min_words: int, policy: str = "paper") -> list[tuple[int, int]]:
-    "Spans of `words_per_chunk` words each (\"sentence\": or up to a quarter fewer); the last may have fewer, and is left out below `min_words`."
+def _boundary(text: str, last_end: int, next_start: int, stops: list[int]) -> int:
+    "Where a chunk ends, between the end of its last word and the start of the next word."
+    stop = stops[bisect_right(stops, next_start) - 1]
+    if stop >= last_end:
+        return stop
+    for at in range(next_start, last_end, -1):
+        # a space that carries a mark belongs to the word behind it
+        if text[at - 1].isspace() and (at == next_start or unicodedata.category(text[at])[0] != "M"):
+            return at
+    at = next_start
+    while at > last_end and unicodedata.category(text[at - 1]) in ("Ps", "Pi"):  # opening brackets and quotes
+        at -= 1
+    return at
+
+# %% ../../nbs/03_text/00_segment.ipynb #d9918a62
+def chunks(
+    text: str,
+    language: str,
+    *,
+    words_per_chunk: int,
+    min_words: int,  # a last chunk with fewer words is left out
+    policy: str = "paper",  # "paper": exactly `words_per_chunk` words; "sentence": or up to a quarter fewer
+) -> list[tuple[int, int]]:
+    "The spans of the chunks of a document, in order. Raises ValueError for a number below 1 or an unknown policy."
     if words_per_chunk < 1 or min_words < 1:
-        raise ValueError(f"chunks: words_per_chunk is {words_per_chunk}, min_words is {min_words}; expected at least 1 each")
+        numbers = f"words_per_chunk is {words_per_chunk}, min_words is {min_words}"
+        raise ValueError(f"chunks: {numbers}; expected at least 1 each")
     if policy not in ("paper", "sentence"):
-        raise ValueError(f"chunks: policy is {policy!r}; expected paper (exactly words_per_chunk words) or sentence (to a sentence end near by)")
-    found, stops = words(text, language), [0] + ([end for _, end in sentences(text, language)] if policy == "sentence" else [])
+        expected = "expected paper (exactly words_per_chunk words) or sentence (to a sentence end near by)"
+        raise ValueError(f"chunks: policy is {policy!r}; {expected}")
+    word_spans, stops = words(text, language), [0]
+    if policy == "sentence":
+        stops += [end for _, end in sentences(text, language)]
     spans, start = [], 0
-    for n, following in pairwise(_numbers(found, stops, words_per_chunk)):
+    for first, following in pairwise(_first_words(word_spans, stops, words_per_chunk)):
+        first_start, last_end = word_spans[first][0], word_spans[following - 1][1]
         end = len(text)
-        if following < len(found):
-            (_, last), (first, _) = found[following - 1 : following + 1]
-            stop = stops[bisect_right(stops, first) - 1]
-            end = stop if stop >= last else _cut(text, last, first)
-        if following - n >= min(min_words, words_per_chunk):
-            # a word may begin with a space that carries a mark
-            first, last = found[n][0], found[following - 1][1]
-            spans.append((first - len(text[start:first].lstrip()), last + len(text[last:end].rstrip())))
+        if following < len(word_spans):
+            end = _boundary(text, last_end, word_spans[following][0], stops)
+        if following - first >= min(min_words, words_per_chunk):
+            before, behind = text[start:first_start].lstrip(), text[last_end:end].rstrip()
+            spans.append((first_start - len(before), last_end + len(behind)))
         start = end
     return spans
-
-
-def _cut(text: str, last: int, first: int) -> int:
-    for at in range(first, last, -1):
-        if text[at - 1].isspace() and (at == first or unicodedata.category(text[at])[0] != "M"):
-            return at
-    while first > last and unicodedata.category(text[first - 1]) in ("Ps", "Pi"):
-        first -= 1
-    return first
