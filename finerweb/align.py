@@ -188,7 +188,7 @@ def put_chain(self: _Placing) -> None:
     for i, span in sorted(_best_chain(options, len(self.text)).items()):
         self.put(order[i], span)
 
-
+# %% ../nbs/15_align.ipynb #6d6b80b1
 @patch
 def put_rest(self: _Placing) -> None:
     """Puts each mention that came out of order at a free place: the first that no other mention has and that lies in no

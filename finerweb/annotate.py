@@ -71,7 +71,7 @@ def _chat_annotations(
         annotations.append((row, [Mention(text, label) for text, label in pairs], answer.reply.finish_reason))
     return annotations, dropped, counts
 
-
+# %% ../nbs/14_annotate.ipynb #9a0f76e4
 def annotate_passages(
     teacher: WeakTeacher | ChatModel,
     rows: list[dict],  # passages

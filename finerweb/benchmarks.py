@@ -28,134 +28,228 @@ def _registry() -> dict:
 
 
 def known_benchmarks() -> dict[str, dict]:
-    "Name -> {path, language, split, set, ...} of the test sets that the package knows in a language; their data lies elsewhere."
+    """Name -> {path, language, split, set, ...} of the test sets that the package knows in a language; their data lies
+    elsewhere."""
     return dict(_registry()["benchmarks"])
 
 
 def label_words(label: str, labels: dict[str, str], *, strict: bool = False) -> str:
-    "The words for a test set's label: those of `labels`, the common ones, or the label's own in small letters. Raises ValueError for the last if `strict`."
+    """The words for a test set's label: those of `labels`, the common ones, or the label's own in small letters. Raises
+    ValueError for the last if `strict`."""
     words = labels.get(label) or _registry()["common"].get(label.upper())
-    if strict and not words:
-        raise ValueError(f"label {label!r:.40} is none of this set's ({', '.join(sorted(labels)) or 'the common ones'}); mend the tag, or give it words in `labels`")
-    return words or " ".join(re.sub(r"([a-z])([A-Z])", r"\1 \2", re.sub(r"[\W_]+", " ", label)).lower().split()) or label
+    if words:
+        return words
+    if strict:
+        expected = ", ".join(sorted(labels)) or "the common ones"
+        advice = "mend the tag, or give it words in `labels`"
+        raise ValueError(f"label {label!r:.40} is none of this set's ({expected}); {advice}")
+    spaced = re.sub(r"[\W_]+", " ", label)
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", spaced)
+    return " ".join(spaced.lower().split()) or label
 
 # %% ../nbs/30_benchmarks.ipynb #cf82f66d
-def _cells(row: dict, column: str, kinds: type | tuple[type, ...]) -> list:
+_LabelledSpan = tuple[int, int, str]  # start, end, label of the test set
+
+
+def _column(row: dict, column: str | int, kinds: tuple[type, ...]) -> list:
+    "The list in `column`, if its members are of `kinds`. Raises ValueError."
     if column not in row:
         raise ValueError(f"column {column} is missing; the row has {', '.join(map(str, row))!s:.80}")
-    if not (isinstance(row[column], list) and all(isinstance(c, kinds) and not isinstance(c, bool) for c in row[column])):
-        raise ValueError(f"{column}: expected a list of texts{' or numbers' if int in (kinds if isinstance(kinds, tuple) else ()) else ''}, found {row[column]!r:.60}")
-    return row[column]
+    cells = row[column]
+    if not (isinstance(cells, list) and all(isinstance(c, kinds) and not isinstance(c, bool) for c in cells)):
+        expected = "texts or numbers" if int in kinds else "texts"
+        raise ValueError(f"{column}: expected a list of {expected}, found {cells!r:.60}")
+    return cells
 
 
-def _tagged(row: dict, entry: dict, verbatim: bool) -> tuple[str, list[tuple[int, int, str]], int]:
-    tokens, tags, names = _cells(row, entry["tokens"], str), _cells(row, entry["tags"], (str, int)), entry["names"]
+def _tokens_and_tags(row: dict, entry: dict) -> tuple[list[str], list[str]]:
+    "The tokens of a row, and its tags as words. Raises ValueError."
+    tokens, tags = _column(row, entry["tokens"], (str,)), _column(row, entry["tags"], (str, int))
     if len(tokens) != len(tags):
         raise ValueError(f"{len(tokens)} {entry['tokens']} and {len(tags)} {entry['tags']}; expected as many of both")
-    if strange := [t for t in tags if isinstance(t, int) and not 0 <= t < len(names)]:
-        raise ValueError(f"{entry['tags']}: {strange[0]} is the number of no tag; this set names {len(names)} (field names)")
-    spans, repaired = spans_of_tags([names[t] if isinstance(t, int) else t for t in tags], repair=not entry["strict"])
-    tokens = ["" if t in entry["blank"] else t for t in tokens]
+    names = entry["names"]
+    strange = [tag for tag in tags if isinstance(tag, int) and not 0 <= tag < len(names)]
+    if strange:
+        numbered = f"this set names {len(names)} (field names)"
+        raise ValueError(f"{entry['tags']}: {strange[0]} is the number of no tag; {numbered}")
+    tokens = ["" if token in entry["blank"] else token for token in tokens]
+    return tokens, [names[tag] if isinstance(tag, int) else tag for tag in tags]
+
+# %% ../nbs/30_benchmarks.ipynb #f88f1ccf
+def _from_tags(row: dict, entry: dict, verbatim: bool) -> tuple[str, list[_LabelledSpan], int]:
+    "Text and spans of a row of tokens and tags, and how many tags were repaired. Raises ValueError."
+    tokens, tags = _tokens_and_tags(row, entry)
+    token_spans, repaired = spans_of_tags(tags, repair=not entry["strict"])
     text = storable(row["text"]) if isinstance(row.get("text"), str) else ""
     offsets = place_tokens(text, tokens) if text else None
     if offsets is None:
         text, offsets = join_tokens(tokens, entry["script"], verbatim=verbatim)
-    found = []
-    for first, last, label in spans:
-        inside = [offsets[n] for n in range(first, last) if text[slice(*offsets[n])].strip()]
-        if not inside:
+    spans = []
+    for first, last, label in token_spans:
+        visible = [(start, end) for start, end in offsets[first:last] if text[start:end].strip()]
+        if not visible:
             raise ValueError(f"the {label} of tokens {first} to {last - 1} has no characters")
-        found.append((inside[0][0], inside[-1][1], label))
-    return text, found, repaired
+        (start, _), (_, end) = visible[0], visible[-1]
+        spans.append((start, end, label))
+    return text, spans, repaired
+
+# %% ../nbs/30_benchmarks.ipynb #8010dfd0
+def _from_text(row: dict) -> tuple[str, list[_LabelledSpan]]:
+    "Text and spans of a row that has both. Raises ValueError."
+    entities = row.get("entities")
+    fields = {"start", "end", "label"}
+    sound = isinstance(entities, list) and all(isinstance(e, dict) and fields <= set(e) for e in entities)
+    if not isinstance(row["text"], str) or not sound:
+        raise ValueError(f"expected text and a list of entities {{start, end, label}}, found {entities!r:.80}")
+    text = storable(row["text"])
+    check_entities(text, entities, where="entities")
+    return text, [(e["start"], e["end"], e["label"]) for e in entities]
 
 
-def _passage(row: dict, id: str, entry: dict, verbatim: bool) -> tuple[Passage, int]:
-    "The passage of one row, and how many tags were repaired. Raises ValueError."
+def _passage(row: dict, name: str, entry: dict, verbatim: bool) -> tuple[Passage, int]:
+    "The passage of one row, and how many tags were repaired; its id is the row's own or `name`. Raises ValueError."
     if not isinstance(row, dict) or not (entry["tokens"] in row or "text" in row):
-        raise ValueError(f"expected an object with {entry['tokens']} and {entry['tags']}, or text and entities, found {row!r:.80}")
+        expected = f"an object with {entry['tokens']} and {entry['tags']}, or text and entities"
+        raise ValueError(f"expected {expected}, found {row!r:.80}")
     if entry["tokens"] in row:
-        text, spans, repaired = _tagged(row, entry, verbatim)
+        text, spans, repaired = _from_tags(row, entry, verbatim)
     else:
-        entities = row.get("entities")
-        sound = isinstance(entities, list) and all(isinstance(e, dict) and {"start", "end", "label"} <= set(e) for e in entities)
-        if not isinstance(row["text"], str) or not sound:
-            raise ValueError(f"expected text and a list of entities {{start, end, label}}, found {entities!r:.80}")
-        text, id, repaired = storable(row["text"]), str(row.get("id", id)), 0
-        check_entities(text, entities, where="entities")
-        spans = [(e["start"], e["end"], e["label"]) for e in entities]
+        text, spans = _from_text(row)
+        name, repaired = str(row.get("id", name)), 0
     if not text.strip():
         raise ValueError("the text is empty")
-    found = sorted((a, b, label_words(label, entry["labels"], strict=entry["strict"])) for a, b, label in spans)
-    return Passage(id, text, entry["language"], entry["script"], tuple(Entity(*span) for span in found)), repaired
+    labelled = [
+        (start, end, label_words(label, entry["labels"], strict=entry["strict"])) for start, end, label in spans
+    ]
+    entities = tuple(Entity(*span) for span in sorted(labelled))
+    return Passage(name, text, entry["language"], entry["script"], entities), repaired
 
 # %% ../nbs/30_benchmarks.ipynb #8dca4ae6
-_FIELDS = {
-    "name": str, "set": str, "path": str, "hub": str, "config": str, "revision": str, "where": dict, "codes": dict, "language": str, "script": str, "split": str,
-    "tokens": (str, int), "tags": (str, int), "names": list, "labels": dict, "strict": bool, "blank": list,
-}  # fmt: skip
-_DEFAULTS = {"split": "test", "tokens": "tokens", "tags": "ner_tags", "names": [], "labels": {}, "strict": False, "blank": [], "where": {}, "codes": {}}
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "set": (str,),
+    "path": (str,),
+    "hub": (str,),
+    "config": (str,),
+    "revision": (str,),
+    "where": (dict,),
+    "codes": (dict,),
+    "language": (str,),
+    "script": (str,),
+    "split": (str,),
+    "tokens": (str, int),
+    "tags": (str, int),
+    "names": (list,),
+    "labels": (dict,),
+    "strict": (bool,),
+    "blank": (list,),
+}
+_DEFAULTS = {"split": "test", "tokens": "tokens", "tags": "ner_tags", "names": [], "labels": {}, "strict": False}
+_DEFAULTS |= {"blank": [], "where": {}, "codes": {}}
+
+# %% ../nbs/30_benchmarks.ipynb #14e231c9
+def _check_fields(entry: dict) -> None:
+    "Raises ValueError for a field that is unknown, of the wrong type, or lacking."
+    who = f"benchmark {entry['name']!r}"
+    for field, value in entry.items():
+        kinds = _FIELDS.get(field, ())
+        if not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds) or "one of " + ", ".join(_FIELDS)
+            raise ValueError(f"{who}: field {field} is {value!r:.60}; expected {expected}")
+    lacking = []
+    if "path" not in entry and "hub" not in entry:
+        lacking.append("path")
+    if "language" not in entry:
+        lacking.append("language")
+    if lacking:
+        names = ", ".join(known_benchmarks())
+        raise ValueError(f"{who} lacks {' and '.join(lacking)}; without them it must be one of {names}")
 
 
+def _with_addresses(entry: dict) -> dict:
+    "`entry` with its language, the set's code for it and the split in its addresses."
+    code = entry["language"]
+    bcp47 = languages()[code].bcp47 if code in languages() else code
+    own_code = entry["codes"].get(code) or bcp47
+
+    def fill(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return value.replace("{language}", code).replace("{code}", own_code).replace("{split}", entry["split"])
+
+    addresses = {field: fill(entry[field]) for field in ("path", "config") if field in entry}
+    where = {column: fill(value) for column, value in entry["where"].items()}
+    return entry | addresses | {"where": where}
+
+# %% ../nbs/30_benchmarks.ipynb #da29aa98
 def benchmark_entry(entry: dict) -> dict:
-    "`entry` with what the package knows of the set it names (`set`, or else `name`), its addresses filled in. Raises ValueError naming the field."
+    """`entry` with what the package knows of the set it names (`set`, or else `name`), its addresses filled in. Raises
+    ValueError naming the field."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise ValueError(f"a benchmark is {{name, path or hub, language, split, labels}}, found {entry!r:.80}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", entry["name"]):
-        raise ValueError(f"benchmark name {entry['name']!r:.60} cannot name a file: use letters, digits, '.', '_' and '-'")
-    name, sets = str(entry.get("set", entry["name"])), _registry()["sets"]
-    known = known_benchmarks().get(name, {})
-    whole = {**_DEFAULTS, **sets.get(known.get("set", name), {}), **known, **entry}
-    for field, value in whole.items():
-        if not isinstance(value, _FIELDS.get(field, ())):
-            kinds = _FIELDS.get(field, ())
-            expected = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,))) or "one of " + ", ".join(_FIELDS)
-            raise ValueError(f"benchmark {entry['name']!r}: field {field} is {value!r:.60}; expected {expected}")
-    if lacking := [f for f in ("path", "language") if f not in whole and not (f == "path" and "hub" in whole)]:
-        raise ValueError(f"benchmark {entry['name']!r} lacks {' and '.join(lacking)}; without them it must be one of {', '.join(known_benchmarks())}")
+        advice = "use letters, digits, '.', '_' and '-'"
+        raise ValueError(f"benchmark name {entry['name']!r:.60} cannot name a file: {advice}")
+    name = str(entry.get("set", entry["name"]))
+    packaged = known_benchmarks().get(name, {})
+    set_fields = _registry()["sets"].get(packaged.get("set", name), {})
+    whole = {**_DEFAULTS, **set_fields, **packaged, **entry}
+    _check_fields(whole)
     code = whole["language"]
     if "script" not in whole:
         if code not in languages():
-            raise ValueError(f"benchmark {entry['name']!r}: language {code!r} is unknown here; add script: its ISO 15924 code, such as Latn")
+            advice = "add script: its ISO 15924 code, such as Latn"
+            raise ValueError(f"benchmark {entry['name']!r}: language {code!r} is unknown here; {advice}")
         whole["script"] = languages()[code].script
-    own = whole["codes"].get(code) or (languages()[code].bcp47 if code in languages() else code)
-    fill = lambda text: text.replace("{language}", code).replace("{code}", own).replace("{split}", whole["split"]) if isinstance(text, str) else text
-    return whole | {f: fill(whole[f]) for f in ("path", "config") if f in whole} | {"where": {k: fill(v) for k, v in whole["where"].items()}}
+    return _with_addresses(whole)
 
 # %% ../nbs/30_benchmarks.ipynb #6cb2bb7b
-def _address(entry: dict) -> str:
-    return "/".join(str(entry[f]) for f in ("hub", "config", "split") if entry.get(f)) + (f" at {entry['revision']}" if entry.get("revision") else "")
+_DATA = "${FINERWEB_TEST_DATA}"
 
 
-def _find(entry: dict) -> Path | None:
-    "The file of an entry; None if it is to be had from the hub."
-    path = entry.get("path", "")
-    if "${FINERWEB_TEST_DATA}" in path and not os.environ.get("FINERWEB_TEST_DATA"):
+def _hub_address(entry: dict) -> str:
+    "The name of a set on the hub with its config, split and revision."
+    parts = [str(entry[field]) for field in ("hub", "config", "split") if entry.get(field)]
+    revision = f" at {entry['revision']}" if entry.get("revision") else ""
+    return "/".join(parts) + revision
+
+
+def _file(entry: dict) -> Path | None:
+    "The file of an entry; None where the hub is to be asked. Raises FileNotFoundError where there is neither."
+    path, who = entry.get("path", ""), f"benchmark {entry['name']!r}"
+    data = os.environ.get("FINERWEB_TEST_DATA", "")
+    if _DATA in path and not data:
         if "hub" in entry:
             return None
-        raise FileNotFoundError(f"benchmark {entry['name']!r} lies under FINERWEB_TEST_DATA, which is not set; set it to the folder that holds ner/")
-    path = path.replace("${FINERWEB_TEST_DATA}", os.environ.get("FINERWEB_TEST_DATA", ""))
+        advice = "set it to the folder that holds ner/"
+        raise FileNotFoundError(f"{who} lies under FINERWEB_TEST_DATA, which is not set; {advice}")
+    path = path.replace(_DATA, data)
     if not path:
         return None
-    found = asset("sample").parent / path.removeprefix("asset:") if path.startswith("asset:") else Path(path).expanduser()
+    packaged = path.startswith("asset:")
+    place = asset("sample").parent / path.removeprefix("asset:") if packaged else Path(path).expanduser()
+    if place.is_file():
+        return place
     stems = [f"{entry['language']}/{entry['split']}", entry["split"], entry["language"]]
     endings = [f".{kind}{packed}" for kind in ("jsonl", "conll", "iob2", "txt") for packed in (".gz", "")]
-    for file in [found] if found.is_file() else [found / f"{stem}{ending}" for stem in stems for ending in endings]:
+    for file in [place / f"{stem}{ending}" for stem in stems for ending in endings]:
         if file.is_file():
             return file
     if "hub" in entry:
         return None
-    raise FileNotFoundError(f"benchmark {entry['name']!r}: no data; expected {found} to be a file or to hold {' or '.join(stems)} with the ending {', '.join(endings)}")
+    expected = f"{place} to be a file or to hold {' or '.join(stems)} with the ending {', '.join(endings)}"
+    raise FileNotFoundError(f"{who}: no data; expected {expected}")
 
 # %% ../nbs/30_benchmarks.ipynb #fb3a9a2e
 @dataclass(frozen=True)
 class Benchmark:
-    "A test set: its passages and their documents (\"\" where the set names none), rows that could not be read (`reason`, `detail`: file:row), number of repaired tags."
+    "A test set."
     name: str
     path: Path  # of the file, or the set's name on the hub
     passages: list[Passage]
-    documents: list[str]
-    dropped: list[dict]
-    repaired: int
+    documents: list[str]  # of each passage; "" where the set names none
+    dropped: list[dict]  # rows that could not be read, with `reason` and `detail` (file:row)
+    repaired: int  # tags
 
     @property
     def labels(self) -> list[str]:
@@ -163,48 +257,73 @@ class Benchmark:
         return sorted({e.label for p in self.passages for e in p.entities})
 
 
-def read_benchmark(entry: dict) -> Benchmark:
-    "The test set of an entry. Raises FileNotFoundError where there is no file, ValueError for a wrong entry, a hub that does not answer, or a set without one good row."
-    entry = benchmark_entry(entry)
-    path, name = _find(entry), entry["name"]
+_Rows = list[tuple[int, dict | ValueError]]  # number of a row; the row, or why it cannot be parsed
+
+
+def _read_rows(entry: dict, path: Path | None) -> tuple[str, _Rows, list[str]]:
+    "Where the rows come from, the rows, and the names of their tags. Raises ValueError where the hub has none."
     columns = {"tokens": entry["tokens"], "tags": entry["tags"]}
     if path:
-        where, rows = path.name, list(file_rows(path, **columns))
-    else:
-        where, of = _address(entry), {f: entry[f] for f in ("revision", "where") if f in entry}
-        try:
-            names, rows = hub_rows(entry["hub"], entry.get("config", ""), entry["split"], **columns, **of)
-        except ValueError as error:
-            raise ValueError(f"benchmark {name!r}: {error}" + (f"; nor is it at {entry['path']}" if entry.get("path") else "")) from error
-        entry["names"] = entry["names"] or names
-    tokens = (t for _, row in rows if isinstance(row, dict) and isinstance(row.get(entry["tokens"]), list) for t in row[entry["tokens"]])
-    verbatim = entry["script"] in UNSPACED and any(isinstance(t, str) and t.isspace() for t in tokens)
+        return path.name, list(file_rows(path, **columns)), entry["names"]
+    options = columns | {field: entry[field] for field in ("revision", "where") if field in entry}
+    try:
+        names, rows = hub_rows(entry["hub"], entry.get("config", ""), entry["split"], **options)
+    except ValueError as error:
+        elsewhere = f"; nor is it at {entry['path']}" if entry.get("path") else ""
+        raise ValueError(f"benchmark {entry['name']!r}: {error}{elsewhere}") from error
+    return _hub_address(entry), rows, entry["names"] or names
+
+
+def _has_space_tokens(rows: _Rows, entry: dict) -> bool:
+    "Whether a set in a script without spaces keeps the spaces of its text as tokens."
+    if entry["script"] not in UNSPACED:
+        return False
+    for _, row in rows:
+        tokens = row.get(entry["tokens"]) if isinstance(row, dict) else None
+        if isinstance(tokens, list) and any(isinstance(token, str) and token.isspace() for token in tokens):
+            return True
+    return False
+
+# %% ../nbs/30_benchmarks.ipynb #79549268
+def read_benchmark(entry: dict) -> Benchmark:
+    """The test set of an entry. Raises FileNotFoundError where there is no file, ValueError for a wrong entry, a hub
+    that does not answer, or a set without one good row."""
+    entry = benchmark_entry(entry)
+    path, name = _file(entry), entry["name"]
+    where, rows, entry["names"] = _read_rows(entry, path)
+    verbatim = _has_space_tokens(rows, entry)
     passages, documents, dropped, repaired = [], [], [], 0
     for n, row in rows:
         try:
             if isinstance(row, ValueError):
                 raise row
-            passage, mended = _passage(row, f"{name}-{n}", entry, verbatim)
+            passage, repairs = _passage(row, f"{name}-{n}", entry, verbatim)
             passages.append(passage)
             documents.append(str(row.get("document_id") or ""))
-            repaired += mended
+            repaired += repairs
         except ValueError as error:
-            dropped.append(dict(id=f"{name}-{n}", language=entry["language"], reason="unreadable line", detail=f"{where}:{n}: {error}", text=""))
+            fault = {"reason": "unreadable line", "detail": f"{where}:{n}: {error}", "text": ""}
+            dropped.append({"id": f"{name}-{n}", "language": entry["language"], **fault})
     if not passages:
-        raise ValueError(f"benchmark {name!r}: {where} has no row that can be read; {dropped[0]['detail'] if dropped else 'it is empty'}")
+        why = dropped[0]["detail"] if dropped else "it is empty"
+        raise ValueError(f"benchmark {name!r}: {where} has no row that can be read; {why}")
     return Benchmark(name, path or Path(entry["hub"]), passages, documents, dropped, repaired)
 
 # %% ../nbs/30_benchmarks.ipynb #b4065875
 def benchmark_fingerprint(entry: dict) -> str:
-    "A hash of the name and content of a test set's file; of one that comes from the hub, of its name, address and revision. Raises as `read_benchmark`."
+    """A hash of the name and content of a test set's file; of one that comes from the hub, of its name, address and
+    revision. Raises as `read_benchmark`."""
     whole = benchmark_entry(entry)
-    path = _find(whole)
+    path = _file(whole)
+    place = path.name if path else _hub_address(whole)
     content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
-    return hashlib.sha256(f"{entry['name']} {path.name if path else _address(whole)} {content}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{entry['name']} {place} {content}".encode()).hexdigest()[:32]
 
 # %% ../nbs/30_benchmarks.ipynb #077890ae
 def is_met(benchmark: dict, student: dict, languages: Sequence[str]) -> bool:
-    "Whether a student (of a profile with `languages`) is to be scored on a test set. Raises ValueError for a wrong entry of either."
-    if not isinstance(student.get("zero_shot", False), bool):
-        raise ValueError(f"student {student.get('name')!r}: zero_shot is {student['zero_shot']!r:.40}; expected true or false")
-    return student.get("zero_shot", False) or benchmark_entry(benchmark)["language"] in (student.get("languages") or languages)
+    """Whether a student (of a profile with `languages`) is to be scored on a test set. Raises ValueError for a wrong
+    entry of either."""
+    zero_shot = student.get("zero_shot", False)
+    if not isinstance(zero_shot, bool):
+        raise ValueError(f"student {student.get('name')!r}: zero_shot is {zero_shot!r:.40}; expected true or false")
+    return zero_shot or benchmark_entry(benchmark)["language"] in (student.get("languages") or languages)

@@ -229,7 +229,7 @@ def _head_inputs(
     hook.remove()
     return torch.cat(inputs)[torch.tensor(order).argsort()]
 
-
+# %% ../nbs/12_filter.ipynb #816684c7
 def _best_ridge(
     train: tuple["Tensor", "Tensor"],  # inputs [rows, features], targets [rows]  # noqa: F821
     held_out: tuple["Tensor", "Tensor"],  # noqa: F821

@@ -15,77 +15,102 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .data import Entity, broader
-from .student.word_windows import WordWindow, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows
+from finerweb.student.word_windows import (
+    WordWindow, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows,
+)  # fmt: skip
 
 # %% ../nbs/34_gliner.ipynb #e7da5c18
 def check_gliner() -> None:
     "Raises RuntimeError where the gliner library is not installed."
     if importlib.util.find_spec("gliner") is None:
-        raise RuntimeError("a student of kind gliner needs the gliner library, which is not installed here: pip install 'finerweb[gliner]'")
+        reason = "a student of kind gliner needs the gliner library, which is not installed here"
+        raise RuntimeError(f"{reason}: pip install 'finerweb[gliner]'")
 
 
 def checkpoint_folder(name_or_path: str | Path) -> Path:
-    "The folder of a GLiNER model, fetched from the hub if it is a name there. Raises ValueError for what is none, has no safetensors, or brings code."
+    """The folder of a GLiNER model, fetched from the hub if it is a name there. Raises ValueError for what is none,
+    has no safetensors, or brings code."""
     from huggingface_hub import snapshot_download
 
     folder = Path(name_or_path)
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+            patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+            folder = Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
         except (OSError, ValueError) as error:
-            raise ValueError(f"no GLiNER model {str(name_or_path)!r}: expected a folder with gliner_config.json or a name on the model hub ({error})") from error
+            expected = "expected a folder with gliner_config.json or a name on the model hub"
+            raise ValueError(f"no GLiNER model {str(name_or_path)!r}: {expected} ({error})") from error
     for name in ("gliner_config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no {name}; expected a GLiNER model saved with safe_serialization=True (a pytorch_model.bin is a pickle and is not read)")
-    if "auto_map" in (folder / "gliner_config.json").read_text(encoding="utf-8"):
-        raise ValueError(f"{folder / 'gliner_config.json'} asks to run code of its own (auto_map); only encoders that transformers knows are read")
+            expected = "expected a GLiNER model saved with safe_serialization=True"
+            raise ValueError(f"{folder} holds no {name}; {expected} (a pytorch_model.bin is a pickle and is not read)")
+    config = folder / "gliner_config.json"
+    if "auto_map" in config.read_text(encoding="utf-8"):
+        reason = "asks to run code of its own (auto_map)"
+        raise ValueError(f"{config} {reason}; only encoders that transformers knows are read")
     return folder
 
-
+# %% ../nbs/34_gliner.ipynb #85025844
 def load_gliner(folder: Path) -> object:
-    "The library's model in a folder, with every tensor in place. Raises ValueError naming those that are missing or of another size."
+    """The library's model in a folder, with every tensor in place. Raises ValueError naming those that are missing or
+    of another size."""
     check_gliner()
     import torch
     from gliner import GLiNER
     from safetensors import SafetensorError, safe_open
 
+    path = folder / "model.safetensors"
     try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            there = {*file.keys(), *(file.metadata() or {})}
+        with safe_open(path, framework="pt") as file:
+            in_file = {*file.keys(), *(file.metadata() or {})}
         model = GLiNER.from_pretrained(str(folder), map_location="cuda" if torch.cuda.is_available() else "cpu")
     except (RuntimeError, SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} cannot be read as a GLiNER model: {error}") from error
-    if lacking := sorted(set(model.model.state_dict()) - there):
-        raise ValueError(f"{folder / 'model.safetensors'} lacks {len(lacking)} tensors, such as {', '.join(lacking[:3])}: it is not whole, or of another model")
+    missing = sorted(set(model.model.state_dict()) - in_file)
+    if missing:
+        reason = f"lacks {len(missing)} tensors, such as {', '.join(missing[:3])}"
+        raise ValueError(f"{path} {reason}: it is not whole, or of another model")
     return model
 
 # %% ../nbs/34_gliner.ipynb #b6878596
 class GlinerStudent:
-    "A model of the gliner library with finerweb's words, windows and offsets. Make one with `from_encoder`, or read one with `from_pretrained`."
+    """A model of the gliner library with finerweb's words, windows and offsets. Make one with `from_encoder`, or read
+    one with `from_pretrained`."""
 
     def __init__(self, model: object):
         self.model, self.config = model, model.config
         self.tokenizer = model.data_processor.transformer_tokenizer
         self.label_tokenizer = getattr(model.data_processor, "labels_tokenizer", None)
-        self.kept = {}  # what a bi-encoder is given for a label -> its vector
+        self.label_cache = {}  # what a bi-encoder is given for a label -> its vector
         if getattr(self.config, "threshold", None) is None:
             self.config.threshold = 0.5
         positions = getattr(self.config.encoder_config, "max_position_embeddings", None) or 512 + 2
-        self.room = min(self.tokenizer.model_max_length, max(positions - 2, 16), 4096) - 8  # pieces, without the marks at both ends
+        longest = min(self.tokenizer.model_max_length, max(positions - 2, 16), 4096)
+        self.room = longest - 8  # pieces, without the marks at both ends
 
     @classmethod
-    def from_encoder(cls, encoder: str, *, label_encoder: str, size: int, max_width: int, dropout: float) -> "GlinerStudent":
-        "Untrained heads on an encoder; a bi-encoder if `label_encoder` is not empty. Raises ValueError for an encoder without a fast tokenizer."
+    def from_encoder(
+        cls, encoder: str, *, label_encoder: str, size: int, max_width: int, dropout: float
+    ) -> "GlinerStudent":
+        """Untrained heads on an encoder; a bi-encoder if `label_encoder` is not empty. Raises ValueError for an encoder
+        without a fast tokenizer."""
         check_gliner()
         from gliner import GLiNER
 
         from finerweb.models.char_encoder import encoder_path, load_encoder
 
         for name in filter(None, (encoder, label_encoder)):
-            spell_words(["a"], load_encoder(name)[0], 8)  # the library would run an encoder's own code; load_encoder refuses one that has some
-        names = {"model_name": encoder_path(encoder)} | ({"labels_encoder": encoder_path(label_encoder)} if label_encoder else {})
-        model = GLiNER.from_config({"hidden_size": size, "max_width": max_width, "dropout": dropout, "span_mode": "markerV0", **names})
+            # the library would run an encoder's own code; load_encoder refuses an encoder that has some
+            tokenizer, _ = load_encoder(name)
+            spell_words(["a"], tokenizer, 8)
+        settings = {"hidden_size": size, "max_width": max_width, "dropout": dropout, "span_mode": "markerV0"}
+        settings["model_name"] = encoder_path(encoder)
+        if label_encoder:
+            settings["labels_encoder"] = encoder_path(label_encoder)
+        model = GLiNER.from_config(settings)
         model.config.model_name = encoder  # not a path of this machine: what the folder needs is in it
         if label_encoder:
             model.config.labels_encoder = label_encoder
@@ -93,136 +118,192 @@ class GlinerStudent:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "GlinerStudent":
-        "Reads a model from a folder or the hub. Raises ValueError."
+        "The model in a folder or on the hub. Raises ValueError."
         return cls(load_gliner(checkpoint_folder(name_or_path)))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         "Writes the model, its threshold and its tokenizers into a folder; safetensors."
         self.model.save_pretrained(save_directory, safe_serialization=True)
 
-    def windows(self, number: int, text: str, words: Sequence[tuple[int, int]], room: int) -> list[WordWindow]:
-        "The windows of the text with this number, of `room` pieces each."
-        return word_windows(number, text, words, self.tokenizer, room=room, most=self.config.max_len, reach=self.config.max_width)
+# %% ../nbs/34_gliner.ipynb #20f5d4e3
+@patch
+def windows(
+    self: GlinerStudent, number: int, text: str, words: Sequence[tuple[int, int]], room: int
+) -> list[WordWindow]:
+    "The windows of the text with this number, of `room` pieces each."
+    sizes = dict(room=room, most=self.config.max_len, reach=self.config.max_width)
+    return word_windows(number, text, words, self.tokenizer, **sizes)
 
-    def predict(self, texts: Sequence[str], labels: Sequence[str], threshold: float | None = None, *, batch_size: int = 16,
-                progress: bool = True) -> list[list[Entity]]:  # fmt: skip
-        "The entities of each text with these labels, scores above `threshold` (None: the model's own). No overlaps."
-        from finerweb.student.decoding import flat
 
-        found = [[] for _ in texts]
-        for number, entity in predict_entities(self, texts, labels, self.config.threshold if threshold is None else threshold, batch_size, progress):
-            found[number].append(entity)
-        return [flat(entities) for entities in found]
+@patch
+def predict(
+    self: GlinerStudent, texts: Sequence[str], labels: Sequence[str], threshold: float | None = None, *,
+    batch_size: int = 16, progress: bool = True,
+) -> list[list[Entity]]:  # fmt: skip
+    "The entities of each text with these labels, scores above `threshold` (None: the model's own), without overlaps."
+    from finerweb.student.decoding import flat
+
+    threshold = self.config.threshold if threshold is None else threshold
+    entities_of = [[] for _ in texts]
+    for number, entity in predict_entities(self, texts, labels, threshold, batch_size, progress):
+        entities_of[number].append(entity)
+    return [flat(entities) for entities in entities_of]
 
 # %% ../nbs/34_gliner.ipynb #9cd975c6
-def label_vectors(student: GlinerStudent, shown: Sequence[str]) -> object:
-    "A bi-encoder's vectors of what it is given for labels [labels, size]; each is computed once."
+def label_vectors(student: GlinerStudent, spelled: Sequence[str]) -> object:
+    "A bi-encoder's vectors of labels as `spell_labels` writes them [labels, size]; each is computed once."
     import torch
 
-    new = [text for text in shown if text not in student.kept]
+    new = [text for text in spelled if text not in student.label_cache]
     for begin in range(0, len(new), 64):
-        some = new[begin : begin + 64]
-        units = student.label_tokenizer(some, padding=True, truncation=True, return_tensors="pt").to(student.model.device)
+        batch = new[begin : begin + 64]
+        units = student.label_tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
-            student.kept |= dict(zip(some, student.model.model.token_rep_layer.encode_labels(**units), strict=True))
-    return torch.stack([student.kept[text] for text in shown])
+            vectors = student.model.model.token_rep_layer.encode_labels(**units.to(student.model.device))
+        student.label_cache.update(zip(batch, vectors, strict=True))
+    return torch.stack([student.label_cache[text] for text in spelled])
+
+
+def _all_windows(student: GlinerStudent, texts: Sequence[str], room: int) -> list[WordWindow]:
+    "The windows of all texts, short ones first."
+    windows = []
+    for number, text in enumerate(texts):
+        windows += student.windows(number, text, split_words(text), room)
+    return sorted(windows, key=lambda window: len(window.words))
+
+# %% ../nbs/34_gliner.ipynb #7bd9cd3e
+def _check_words(student: GlinerStudent, batch: dict, windows: Sequence[WordWindow]) -> None:
+    "Raises RuntimeError if the tokenizer has lost a word."
+    counts = [len(window.words) for window in windows]
+    if batch["words_mask"].amax(1).tolist() != counts:
+        name = type(student.tokenizer).__name__
+        raise RuntimeError(f"{name} lost words of a window of {max(counts)}; offsets would be wrong")
 
 
 def predict_entities(
-    student: GlinerStudent, texts: Sequence[str], labels: Sequence[str], threshold: float, batch_size: int, progress: bool
+    student: GlinerStudent, texts: Sequence[str], labels: Sequence[str], threshold: float, batch_size: int,
+    progress: bool,
 ) -> Iterable[tuple[int, Entity]]:  # fmt: skip
-    "(number of the text, entity) for all that scores above `threshold`, overlaps too. Raises RuntimeError if the tokenizer has lost a word."
+    """(number of the text, entity) for all that scores above `threshold`, overlaps too. Raises RuntimeError if the
+    tokenizer has lost a word."""
     from tqdm.auto import tqdm
 
-    shown = spell_labels(labels, student.label_tokenizer or student.tokenizer)
-    groups = group_labels(shown, room=student.room // 2, most=200)
-    prompt = 0 if student.label_tokenizer else max((sum(shown[x][1] for x in group) for group in groups), default=0)
-    cut = (w for n, text in enumerate(texts) for w in student.windows(n, text, split_words(text), student.room - prompt))
-    windows = sorted(cut, key=lambda w: len(w.words)) if groups else []
+    spelled = spell_labels(labels, student.label_tokenizer or student.tokenizer)
+    groups = group_labels(spelled, room=student.room // 2, most=200)
+    prompt = 0  # pieces that the labels take from the text's room
+    if not student.label_tokenizer:
+        prompt = max((sum(spelled[text][1] for text in group) for group in groups), default=0)
+    windows = _all_windows(student, texts, student.room - prompt) if groups else []
     student.model.eval()
     collator = student.model.create_collator()
     rounds = [(group, begin) for group in groups for begin in range(0, len(windows), batch_size)]
     for group, begin in tqdm(rounds, desc="predict", unit="batch", disable=not progress):
         some = windows[begin : begin + batch_size]
         batch = student.model.collate_batch([{"tokenized_text": w.words, "ner": None} for w in some], group, collator)
-        if batch["words_mask"].amax(1).tolist() != [len(w.words) for w in some]:
-            raise RuntimeError(f"{type(student.tokenizer).__name__} lost words of a window of {max(len(w.words) for w in some)}; offsets would be wrong")
-        given = {"labels_embeds": label_vectors(student, group)} if student.label_tokenizer else {}
-        output = student.model.run_batch(batch, threshold=threshold, **given)
+        _check_words(student, batch, some)
+        vectors = {"labels_embeds": label_vectors(student, group)} if student.label_tokenizer else {}
+        output = student.model.run_batch(batch, threshold=threshold, **vectors)
         for window, spans in zip(some, student.model.decode_batch(output, batch, threshold=threshold), strict=True):
+            own_begin, own_end = window.own
             for span in spans:
-                if window.own[0] <= span.start < window.own[1]:
-                    at = window.spans[span.start][0], window.spans[span.end][1]
-                    yield window.text, Entity(*at, shown[span.entity_type][0], span.score)
+                if own_begin <= span.start < own_end:
+                    start, end = window.spans[span.start][0], window.spans[span.end][1]
+                    label, _ = spelled[span.entity_type]
+                    yield window.text, Entity(start, end, label, span.score)
 
 # %% ../nbs/34_gliner.ipynb #41648497
 @dataclass(frozen=True, slots=True)
 class WordExample:
-    "Words and what is known of them: `gold` (first, last, label), in words."
+    "Words and what is known of them."
+
     words: list[str]
     language: str
-    gold: list[tuple[int, int, str]]
+    gold: list[tuple[int, int, str]]  # (first word, last word, label)
 
 
 def make_word_examples(student: GlinerStudent, rows: Sequence[dict]) -> tuple[list[WordExample], dict[str, int]]:
-    "The examples of training rows, a window each, and how many entities there are, are lost, are inside a word, and undecided spans."
+    "The examples of training rows, a window each, and the counts: entities; lost; inside a word; undecided spans."
     examples, counts = [], Counter(entities=0, lost=0, inside=0, undecided=0)
     for number, row in enumerate(rows):
-        words = split_words(row["text"], row["entities"])
-        placed, _ = place_entities(words, row["entities"])
-        held = set()
+        entities, held = row["entities"], set()
+        words = split_words(row["text"], entities)
+        placed, _ = place_entities(words, entities)
         for window in student.windows(number, row["text"], words, student.room // 2):
-            gold = []
-            for n, (i, j, e) in enumerate(placed):
-                if window.first <= i <= j < window.first + len(window.words) and j - i < student.config.max_width:
-                    gold.append((i - window.first, j - window.first, e["label"]))
+            window_end, gold = window.first + len(window.words), []
+            for n, (first, last, entity) in enumerate(placed):
+                is_inside = window.first <= first <= last < window_end
+                if is_inside and last - first < student.config.max_width:
+                    gold.append((first - window.first, last - window.first, entity["label"]))
                     held.add(n)
             examples.append(WordExample(window.words, row.get("language", ""), gold))
-        counts.update(entities=len(row["entities"]), lost=len(row["entities"]) - len(held), undecided=len(row.get("undecided") or ()))
-        counts.update(inside=len(place_entities(split_words(row["text"]), row["entities"])[1]))
+        _, inside_words = place_entities(split_words(row["text"]), entities)
+        counts.update(entities=len(entities), lost=len(entities) - len(held), inside=len(inside_words))
+        counts.update(undecided=len(row.get("undecided") or ()))
     return examples, dict(counts)
 
 # %% ../nbs/34_gliner.ipynb #8de9c38c
-def draw_line(example: WordExample, known: Sequence[str], prompts: dict[str, dict[str, list]], *, negatives: int, room: int, chance: random.Random) -> dict:
-    "A line of training in the library's format; `prompts` are language -> label -> [(what the encoder is given for it, its pieces)]."
+def draw_line(
+    example: WordExample,
+    pool: Sequence[str],  # labels of the training data
+    prompts: dict[str, dict[str, list]],  # language -> label -> [(what the encoder is given for it, its pieces)]
+    *,
+    negatives: int,
+    room: int,  # pieces that the labels may take
+    chance: random.Random,
+) -> dict:
+    "A line of training in the library's format."
     from finerweb.student.targets import choose_labels, relation
 
     present = sorted({label for *_, label in example.gold})
-    called, left = {}, room
-    for asked in choose_labels(present, known, negatives, chance):
-        text, cost = chance.choice(prompts[example.language][asked])
-        if text not in called and cost <= left and all(relation(asked, label) != -1 for label in present):
-            called[text], left = asked, left - cost
-    ner = [[i, j, text] for i, j, label in example.gold for text, asked in called.items() if relation(asked, label) == 1]
-    return {"tokenized_text": example.words, "ner": ner, "ner_labels": chance.sample(list(called), len(called))}
+    query_of, left = {}, room
+    for query in choose_labels(present, pool, negatives, chance):
+        text, cost = chance.choice(prompts[example.language][query])
+        can_be_answered = all(relation(query, label) != -1 for label in present)
+        if text not in query_of and cost <= left and can_be_answered:
+            query_of[text] = query
+            left -= cost
+    ner = []
+    for first, last, label in example.gold:
+        ner += [[first, last, text] for text, query in query_of.items() if relation(query, label) == 1]
+    return {"tokenized_text": example.words, "ner": ner, "ner_labels": chance.sample(list(query_of), len(query_of))}
 
 # %% ../nbs/34_gliner.ipynb #efb7fcc3
 def draw_lines(
-    student: GlinerStudent, examples: Sequence[WordExample], count: int, *, negatives: int, seed: int, translations: dict[str, dict[str, str]], label_language: str
+    student: GlinerStudent, examples: Sequence[WordExample], count: int, *, negatives: int, seed: int,
+    translations: dict[str, dict[str, str]], label_language: str,
 ) -> list[dict]:  # fmt: skip
-    "`count` lines of training, going through the examples again and again. Raises ValueError if no example has an entity."
+    """`count` lines of training, going through the examples again and again. Raises ValueError if no example has an
+    entity."""
     from finerweb.student.objective import label_names
 
-    known = {part for x in examples for *_, label in x.gold for part in label.split(" / ")}
-    if not known:
-        raise ValueError(f"none of the {len(examples)} training windows has an entity of at most {student.config.max_width} words")
-    known = sorted({*known, *map(broader, known)})
+    labels = {part for x in examples for *_, label in x.gold for part in label.split(" / ")}
+    if not labels:
+        width = f"an entity of at most {student.config.max_width} words"
+        raise ValueError(f"none of the {len(examples)} training windows has {width}")
+    pool = sorted({*labels, *map(broader, labels)})
     tokenizer, prompts = student.label_tokenizer or student.tokenizer, {}
     for language in sorted({x.language for x in examples}):
-        called = {label: label_names(translations, label, [language], label_language) for label in known}
-        prompts[language] = {label: [(t, cost) for t, (_, cost) in spell_labels(names, tokenizer).items()] for label, names in called.items()}
-    chance, lines, room = random.Random(seed), [], 10**6 if student.label_tokenizer else student.room // 2
+        prompts[language] = {}
+        for label in pool:
+            names = label_names(translations, label, [language], label_language)
+            spelled = spell_labels(names, tokenizer)
+            prompts[language][label] = [(text, cost) for text, (_, cost) in spelled.items()]
+    chance, lines = random.Random(seed), []
+    room = 10**6 if student.label_tokenizer else student.room // 2
     while len(lines) < count:
         for example in chance.sample(examples, len(examples))[: count - len(lines)]:
-            lines.append(draw_line(example, known, prompts, negatives=negatives, room=room, chance=chance))
+            lines.append(draw_line(example, pool, prompts, negatives=negatives, room=room, chance=chance))
     return lines
 
-
+# %% ../nbs/34_gliner.ipynb #6d2c256f
 def train_gliner(
-    student: GlinerStudent, rows: Sequence[dict], *, steps: int, batch: int, encoder_rate: float, head_rate: float, negatives: int, seed: int,
-    translations: dict[str, dict[str, str]] | None = None, label_language: str = "english", bfloat16: bool = False, progress: bool = True,
+    student: GlinerStudent,
+    rows: Sequence[dict],  # with `text`, `language`, `entities`, `undecided`
+    *, steps: int, batch: int, encoder_rate: float, head_rate: float, negatives: int, seed: int,
+    translations: dict[str, dict[str, str]] | None = None, label_language: str = "english", bfloat16: bool = False,
+    progress: bool = True,
 ) -> tuple[list[dict], dict[str, int]]:  # fmt: skip
-    "Trains `student` in place on rows with `text`, `language`, `entities`, `undecided`; the curve [{step, loss}] and what `make_word_examples` counts."
+    "Trains `student` in place; the curve [{step, loss}] and the counts of `make_word_examples`."
     import tempfile
     from contextlib import nullcontext, redirect_stdout
     from io import StringIO
@@ -230,13 +311,18 @@ def train_gliner(
     import torch
 
     examples, counts = make_word_examples(student, rows)
-    lines = draw_lines(student, examples, steps * batch, negatives=negatives, seed=seed, translations=translations or {}, label_language=label_language)
-    with tempfile.TemporaryDirectory() as scratch, nullcontext() if progress else redirect_stdout(StringIO()):
+    lines = draw_lines(
+        student, examples, steps * batch, negatives=negatives, seed=seed, translations=translations or {},
+        label_language=label_language,
+    )  # fmt: skip
+    output = nullcontext() if progress else redirect_stdout(StringIO())
+    with tempfile.TemporaryDirectory() as scratch, output:
         trainer = student.model.train_model(
-            lines, None, output_dir=scratch, max_steps=steps, per_device_train_batch_size=batch, learning_rate=encoder_rate, others_lr=head_rate, warmup_ratio=0.1,
-            seed=seed, bf16=bfloat16, use_cpu=not torch.cuda.is_available(), save_strategy="no", logging_steps=max(1, steps // 100), dataloader_num_workers=0,
-            disable_tqdm=not progress,
+            lines, None, output_dir=scratch, max_steps=steps, per_device_train_batch_size=batch,
+            learning_rate=encoder_rate, others_lr=head_rate, warmup_ratio=0.1, seed=seed, bf16=bfloat16,
+            use_cpu=not torch.cuda.is_available(), save_strategy="no", logging_steps=max(1, steps // 100),
+            dataloader_num_workers=0, disable_tqdm=not progress,
         )  # fmt: skip
     student.model.eval()
-    student.kept.clear()
+    student.label_cache.clear()
     return [{"step": x["step"], "loss": x["loss"]} for x in trainer.state.log_history if "loss" in x], counts

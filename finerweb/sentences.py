@@ -76,7 +76,7 @@ def _moved(entities: list[dict], start: int, end: int) -> list[dict]:
     inside = [e for e in entities if start <= e["start"] and e["end"] <= end]
     return [{**e, "start": e["start"] - start, "end": e["end"] - start} for e in inside]
 
-
+# %% ../nbs/18_sentences.ipynb #a9a3095e
 def sentence_rows(
     row: dict,  # a passage row with `text`, `entities`, `undecided`
     spans: list[tuple[int, int]],  # its sentences, ascending

@@ -16,6 +16,7 @@ from .data import Mention, Passage
 from .llm.ledger import Ledger
 from .llm.chat import Backend, ChatModel
 from .llm.cached import Remembered
+from .llm.protocol import STRUCTURED
 from .store import runs_folder
 
 # %% ../nbs/09_teachers.ipynb #0914a6c5
@@ -50,7 +51,7 @@ KINDS: dict[str, dict] = {
 }
 OPENAI = "https://api.openai.com/v1"
 
-
+# %% ../nbs/09_teachers.ipynb #1b4ca7e6
 def check_teacher(spec: dict) -> dict:
     "`spec`, if it names a teacher that can be made. Raises ValueError that says which field is wrong."
     if not isinstance(spec, dict) or not {"name", "kind"} <= set(spec):
@@ -87,8 +88,9 @@ def _check_served(spec: dict, who: str) -> dict:
     if address.username or address.password or address.query:
         message = "base_url holds a user, password or query, and profiles are copied into every run"
         raise ValueError(f"{who}: {message}: put the key into an environment variable and name that in api_key_env")
-    if spec.get("structured", "json_schema") not in ("json_schema", "json_object", "none"):
-        raise ValueError(f"{who}: structured is {spec['structured']!r}, expected json_schema, json_object or none")
+    if spec.get("structured", "json_schema") not in STRUCTURED:
+        expected = f"expected one of {', '.join(STRUCTURED)}"
+        raise ValueError(f"{who}: structured is {spec['structured']!r}, {expected}")
     if not spec.get("api_key_env", "OPENAI_API_KEY").isidentifier():
         expected = "the *name* of an environment variable, such as OPENAI_API_KEY; what stands there is no name"
         raise ValueError(f"{who}: api_key_env is {expected}")
@@ -124,7 +126,7 @@ def price_of(spec: dict) -> Prices:
     share = 0.5 if spec["kind"] == "batch" else 1.0
     return prices(spec["model"], address, price_in=spec.get("price_in"), price_out=spec.get("price_out"), share=share)
 
-
+# %% ../nbs/09_teachers.ipynb #915beee1
 def make_teacher(
     spec: dict,  # the teacher, as a profile names it
     *,

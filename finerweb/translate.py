@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRANSLATION', 'GOOGLE_PRICE', 'translations', 'translate_label', 'label_examples', 'translation_request',
            'read_translations', 'join_concepts', 'chat_translations', 'GoogleTranslation', 'google_translations',
-           'check_translator', 'make_google']
+           'check_translator', 'make_google', 'translate_labels']
 
 # %% ../nbs/17_translate.ipynb #e158afa3
 import json
@@ -15,14 +15,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 
-from .llm.budget import Prices
 from .data import asset, entity_types
 from .languages import in_script
 from .languages import language as find_language
+from .llm.budget import Prices
 from .llm.chat import ChatModel, ChatReply, ChatRequest, chat_request, failure
-from .llm.prompts import Sampling, answered, fence, in_language, one_line, plain_label, refusal, task_request
+from finerweb.llm.prompts import (
+    Sampling,
+    answered,
+    fence,
+    in_language,
+    one_line,
+    plain_label,
+    refusal,
+    task_request,
+)
 from .llm.structured import ask
-from .teachers import check_teacher
+from .teachers import check_teacher, make_teacher
 
 # %% ../nbs/17_translate.ipynb #b089160e
 @cache
@@ -32,100 +41,158 @@ def translations(language: str) -> dict[str, str]:
     return {label: translation for code, label, translation in (line.split("\t") for line in lines) if code == language}
 
 # %% ../nbs/17_translate.ipynb #f95d2a28
+def _first_part(label: str) -> str:
+    "The label without what was joined to it."
+    return label.split(" / ")[0]
+
+
 def translate_label(label: str, language: str) -> dict:
-    "The row of the labels table for `label`; `method` is \"table\", or \"english\" where some part has no translation."
+    """The row of the labels table for `label`; `method` is "table", or "english" where some part has no
+    translation."""
     table, parts = translations(language), label.split(" / ")
-    method = "table" if all(p in table for p in parts) else "english"
-    translation = " / ".join(table[p] for p in parts) if method == "table" else label
-    return {"label": label, "language": language, "translation": translation, "concept": parts[0], "method": method}
+    translation, method = label, "english"
+    if all(part in table for part in parts):
+        translation, method = " / ".join(table[part] for part in parts), "table"
+    row = {"label": label, "language": language, "translation": translation}
+    return row | {"concept": _first_part(label), "method": method}
 
 # %% ../nbs/17_translate.ipynb #21581889
 def label_examples(rows: Iterable[dict], *, examples: int) -> dict[str, list[str]]:
-    "Label -> its `examples` most frequent mentions, from rows with `text`, `entities` and `undecided`; labels by alphabet."
+    """Label -> its `examples` most frequent mentions, from rows with `text`, `entities` and `undecided`; labels by
+    alphabet."""
     mentions: dict[str, Counter] = {}
     for row in rows:
         for e in row["entities"] + row["undecided"]:
-            mentions.setdefault(e["label"], Counter())[one_line(row["text"][e["start"] : e["end"]])[:60]] += 1
-    often = lambda counted: [m for m, _ in sorted(counted.items(), key=lambda x: (-x[1], x[0]))[:examples]]
-    return {label: often(mentions[label]) for label in sorted(mentions)}
+            mention = one_line(row["text"][e["start"] : e["end"]])[:60]
+            mentions.setdefault(e["label"], Counter())[mention] += 1
+
+    def most_frequent(label: str) -> list[str]:
+        counts = mentions[label]
+        return sorted(counts, key=lambda mention: (-counts[mention], mention))[:examples]
+
+    return {label: most_frequent(label) for label in sorted(mentions)}
 
 # %% ../nbs/17_translate.ipynb #a0cbbf04
-TRANSLATION = """You translate names of entity types from English into LANGUAGE, for people who read annotated texts in that language.
+TRANSLATION = """You translate names of entity types from English into LANGUAGE, \
+for people who read annotated texts in that language.
 
-The material is a JSON list. Each item has a number, a label (the English name of a type of entity) and examples of what carries this label in texts in LANGUAGE.
+The material is a JSON list. Each item has a number, a label (the English name of a type of entity) \
+and examples of what carries this label in texts in LANGUAGE.
 For each item give
-- translation: what the type is called in LANGUAGE, in the usual script of the language: a noun or short noun phrase as in a dictionary, not a sentence. The examples tell
+- translation: what the type is called in LANGUAGE, in the usual script of the language: \
+a noun or short noun phrase as in a dictionary, not a sentence. The examples tell
   which sense of the label is meant; they are not to be translated.
-- concept: the plainest English name for what the label means, singular, in lower case. Labels that mean the same get the same concept: "human" and "individual"
-  are both "person". A narrower type keeps a concept of its own: a "football club" is not an "organization" here. Where one of these fits exactly, take it: CONCEPTS.
+- concept: the plainest English name for what the label means, singular, in lower case. \
+Labels that mean the same get the same concept: "human" and "individual"
+  are both "person". A narrower type keeps a concept of its own: \
+a "football club" is not an "organization" here. Where one of these fits exactly, take it: CONCEPTS.
 A label of two names with " / " between them is one type with two names: give it one translation and one concept.
 
-Answer with JSON: {"labels": [{"number": 1, "translation": "...", "concept": "..."}, ...]}, with every number of the material once."""
+Answer with JSON: {"labels": [{"number": 1, "translation": "...", "concept": "..."}, ...]}, \
+with every number of the material once."""
+
+# %% ../nbs/17_translate.ipynb #a9800525
+def _translation_schema(labels: int) -> dict:
+    "The JSON schema of the translations of so many labels."
+    number = {"type": "integer", "minimum": 1, "maximum": labels}
+    translation = {"type": "string", "minLength": 1, "maxLength": 120}
+    concept = {"type": "string", "minLength": 1, "maxLength": 60}
+    fields = {"number": number, "translation": translation, "concept": concept}
+    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    items = {"type": "array", "items": item, "maxItems": labels}
+    answer = {"type": "object", "properties": {"labels": items}, "required": ["labels"]}
+    return answer | {"additionalProperties": False}
 
 
 def translation_request(labels: dict[str, list[str]], language: str, sampling: Sampling) -> ChatRequest:
-    "What a chat teacher is asked about some labels with their examples."
-    listed = [{"number": n, "label": label[:200], "examples": mentions} for n, (label, mentions) in enumerate(labels.items(), 1)]
-    texts = {"translation": {"type": "string", "minLength": 1, "maxLength": 120}, "concept": {"type": "string", "minLength": 1, "maxLength": 60}}
-    number = {"type": "integer", "minimum": 1, "maximum": len(labels)}
-    item = {"type": "object", "properties": {"number": number, **texts}, "required": ["number", *texts], "additionalProperties": False}
-    answers = {"type": "array", "items": item, "maxItems": len(labels)}
-    schema = {"type": "object", "properties": {"labels": answers}, "required": ["labels"], "additionalProperties": False}
+    "The request to translate some labels, given with their examples."
+    lines = []
+    for number, (label, mentions) in enumerate(labels.items(), 1):
+        item = {"number": number, "label": label[:200], "examples": mentions}
+        lines.append(json.dumps(item, ensure_ascii=False))
+    material = fence("[\n" + ",\n".join(lines) + "\n]", name="labels")
     task = in_language(TRANSLATION, language).replace("CONCEPTS", ", ".join(entity_types()))
-    return task_request(task, [fence("[\n" + ",\n".join(json.dumps(x, ensure_ascii=False) for x in listed) + "\n]", name="labels")], schema, sampling)
+    return task_request(task, [material], _translation_schema(len(labels)), sampling)
 
 # %% ../nbs/17_translate.ipynb #a2baa928
 def read_translations(labels: Sequence[str], value: dict, language: str) -> dict[str, dict]:
-    "Label -> its row of the labels table, for those that `value`, a chat teacher's answer, translates."
+    """Label -> its row of the labels table, for the labels that `value`, a chat teacher's answer about `labels`,
+    translates."""
     script, rows = find_language(language).script, {}
     for item in value["labels"]:
-        label = labels[item["number"] - 1] if 1 <= item["number"] <= len(labels) else None
-        translation = label if language == "eng" else one_line(item["translation"]).strip(" .,;:'\"`*")
-        concept = plain_label(item["concept"])
-        if label is None or label in rows or not translation or not (language == "eng" or in_script(translation, script)):
+        if not 1 <= item["number"] <= len(labels):
             continue
-        concept = concept if in_script(concept, "Latn") > 0.5 else label.split(" / ")[0]
-        rows[label] = {"label": label, "language": language, "translation": translation, "concept": concept, "method": "chat"}
+        label = labels[item["number"] - 1]
+        translation = label if language == "eng" else one_line(item["translation"]).strip(" .,;:'\"`*")
+        usable = translation and (language == "eng" or in_script(translation, script) > 0)
+        if label in rows or not usable:
+            continue
+        concept = plain_label(item["concept"])
+        if in_script(concept, "Latn") <= 0.5:
+            concept = _first_part(label)
+        row = {"label": label, "language": language, "translation": translation}
+        rows[label] = row | {"concept": concept, "method": "chat"}
     return rows
+
+# %% ../nbs/17_translate.ipynb #ab7924b5
+def _end_of(label: str, concepts: dict[str, str]) -> str:
+    "The concept to which `concepts` lead from `label`; of a ring the commonest type, else the first by alphabet."
+    path = [label]
+    while True:
+        concept = concepts.get(path[-1], path[-1])
+        if concept == path[-1]:
+            return concept
+        if concept in path:
+            ring = path[path.index(concept) :]
+            return min(ring, key=lambda name: (name not in entity_types(), name))
+        path.append(concept)
 
 
 def join_concepts(rows: list[dict]) -> list[dict]:
-    "`rows` with each concept followed to its end: where human is a person and a person an individual, all three are one concept. Of a ring the commonest type is taken."
-    named, ends = {r["label"]: r["concept"] for r in rows}, {}
-    for label in named:
-        path, at = {}, label
-        while at not in path and at not in ends:
-            path[at] = len(path)
-            at = named.get(at, at)
-        ring = list(path)[path[at] :] if at in path else []
-        ends |= dict.fromkeys(path, min(ring, key=lambda c: (c not in entity_types(), c)) if ring else ends[at])
-    return [{**r, "concept": ends[r["label"]]} for r in rows]
+    "`rows` with each concept followed to its end."
+    concepts = {row["label"]: row["concept"] for row in rows}
+    return [{**row, "concept": _end_of(row["label"], concepts)} for row in rows]
 
 # %% ../nbs/17_translate.ipynb #76e9e7c2
+def _lacking_row(label: str, language: str, reason: tuple[str, str]) -> dict:
+    "A label without a translation, as it is kept; `reason` is a reason and a detail."
+    return {"id": label, "language": language, "reason": reason[0], "detail": reason[1], "text": label}
+
+
 def chat_translations(
     chat: ChatModel,
     labels: dict[str, list[str]],  # with examples
     language: str,
     sampling: Sampling,
     *,
-    batch: int,
+    batch: int,  # labels in one request
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
-    "A row for each label; labels without an answer, with `reason`; how the requests ended. Raises RuntimeError if there is no reply at all."
-    rows, why, left, counts = {}, {}, list(labels), Counter()
-    for size, asking in ((batch, answered), (max(1, batch // 4), ask)):
-        groups = [left[i : i + size] for i in range(0, len(left), size)]
-        answers, told = asking(chat, [translation_request({x: labels[x] for x in group}, language, sampling) for group in groups])
-        counts.update(told)
+    """A row for each label; labels without a translation, with `reason`; how the requests ended. Raises RuntimeError if
+    there is no reply at all."""
+    rows, reasons, counts = {}, {}, Counter()
+    waiting = list(labels)
+    for ask_all, size in ((answered, batch), (ask, max(1, batch // 4))):
+        groups = [waiting[i : i + size] for i in range(0, len(waiting), size)]
+        requests = [translation_request({x: labels[x] for x in group}, language, sampling) for group in groups]
+        answers, numbers = ask_all(chat, requests)
+        counts.update(numbers)
         for group, answer in zip(groups, answers, strict=True):
-            rows |= read_translations(group, answer.value, language) if answer.value is not None else {}
-            why |= dict.fromkeys(group, ("untranslated", "the reply has no translation of it") if answer.value is not None else refusal(answer))
-        left = [x for x in left if x not in rows and why[x][0] != "unanswered"]
-    lacking = [{"id": x, "language": language, "reason": why[x][0], "detail": why[x][1], "text": x} for x in labels if x not in rows]
-    return join_concepts([rows.get(x) or translate_label(x, language) for x in labels]), lacking, dict(counts)
+            reason = ("untranslated", "the reply has no translation of it")
+            if answer.value is None:
+                reason = refusal(answer)
+            else:
+                rows |= read_translations(group, answer.value, language)
+            reasons |= dict.fromkeys(group, reason)
+        unanswered = {label for label, (reason, _) in reasons.items() if reason == "unanswered"}
+        waiting = [label for label in waiting if label not in rows and label not in unanswered]
+    lacking = [_lacking_row(label, language, reasons[label]) for label in labels if label not in rows]
+    whole = [rows[label] if label in rows else translate_label(label, language) for label in labels]
+    return join_concepts(whole), lacking, dict(counts)
 
 # %% ../nbs/17_translate.ipynb #d3d4cbf0
 class GoogleTranslation:
-    "Google Cloud Translation as a backend of `finerweb.llm.chat`: the system message is the target's code, the user message the English text; its characters count as tokens."
+    """Google Cloud Translation as a backend of `finerweb.llm.chat`: the system message is the target's code, the user
+    message the English text; its characters count as tokens."""
 
     model = "google-cloud-translation/nmt"
 
@@ -133,75 +200,119 @@ class GoogleTranslation:
         "`client` is a translate_v3.TranslationServiceClient or has its translate_text; `options` go with every call."
         self.client, self.parent, self.options = client, f"projects/{project}/locations/global", options
 
-    def replies(self, asked: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
+    def replies(self, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
         "(key, reply) for each (key, request); a call that fails is the error of all in it."
-        asked = iter(asked)
-        while group := list(islice(asked, 100)):
+        requests = iter(requests)
+        while group := list(islice(requests, 100)):
             by_target: dict[str, list] = {}
             for key, request in group:
-                by_target.setdefault(request.messages[0][1], []).append((key, request.messages[1][1]))
+                (_, target), (_, text), *_ = request.messages
+                by_target.setdefault(target, []).append((key, text))
             for target, texts in by_target.items():
                 yield from self._call(target, texts)
 
     def _call(self, target: str, texts: list[tuple[str, str]]) -> Iterator[tuple[str, ChatReply]]:
-        wanted = {"parent": self.parent, "contents": [text for _, text in texts], "mime_type": "text/plain", "source_language_code": "en", "target_language_code": target}
+        "(key, reply) for each (key, text), by one call."
+        call = {
+            "parent": self.parent,
+            "contents": [text for _, text in texts],
+            "mime_type": "text/plain",
+            "source_language_code": "en",
+            "target_language_code": target,
+        }
         try:
-            said = [t.translated_text for t in self.client.translate_text(request=wanted, **self.options).translations]
-            replies = [ChatReply(t, "stop", len(text), 0) for (_, text), t in zip(texts, said, strict=True)]
+            translations = self.client.translate_text(request=call, **self.options).translations
+            pairs = zip(texts, translations, strict=True)
+            replies = [ChatReply(t.translated_text, "stop", len(text), 0) for (_, text), t in pairs]
         except Exception as error:  # the client's errors are of many kinds, and none may end the run
             replies = [failure(f"{type(error).__name__}: {error}")] * len(texts)
         yield from zip((key for key, _ in texts), replies, strict=True)
 
     def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         "The replies in order, without a ledger."
-        found = dict(self.replies((str(n), r) for n, r in enumerate(requests)))
-        return [found[str(n)] for n in range(len(requests))]
+        replies = dict(self.replies((str(n), request) for n, request in enumerate(requests)))
+        return [replies[str(n)] for n in range(len(requests))]
 
-
-def google_translations(chat: ChatModel, labels: Iterable[str], language: str) -> tuple[list[dict], list[dict], dict[str, int]]:
+# %% ../nbs/17_translate.ipynb #918bb657
+def google_translations(
+    chat: ChatModel, labels: Iterable[str], language: str
+) -> tuple[list[dict], list[dict], dict[str, int]]:
     "As `chat_translations`, with `GoogleTranslation`; a language that it lacks is not asked for."
     target, labels = find_language(language).google, list(labels)
     if not target or language == "eng":
-        return [translate_label(x, language) for x in labels], [], {}
-    requests = [chat_request(("system", target), ("user", x), schema=None, max_tokens=100, temperature=0, seed=0) for x in labels]
+        return [translate_label(label, language) for label in labels], [], {}
+    sampling = {"max_tokens": 100, "temperature": 0, "seed": 0}
+    requests = [chat_request(("system", target), ("user", label), schema=None, **sampling) for label in labels]
     answers, counts = answered(chat, requests)
     rows, lacking = [], []
     for label, answer in zip(labels, answers, strict=True):
         translation = one_line(answer.value or "")
         if translation:
-            rows.append({"label": label, "language": language, "translation": translation, "concept": label.split(" / ")[0], "method": "google"})
+            row = {"label": label, "language": language, "translation": translation}
+            rows.append(row | {"concept": _first_part(label), "method": "google"})
         else:
-            reason, detail = refusal(answer)
-            lacking.append({"id": label, "language": language, "reason": reason, "detail": detail, "text": label})
+            lacking.append(_lacking_row(label, language, refusal(answer)))
             rows.append(translate_label(label, language))
     return rows, lacking, counts
 
 # %% ../nbs/17_translate.ipynb #5de01867
-def check_translator(spec: dict) -> dict:
-    "`spec`, if it names a translator that can be made: nothing, Google, or a chat teacher. Raises ValueError that says which field is wrong."
-    if spec and spec.get("kind") == "google":
-        if strange := sorted(set(spec) - {"name", "kind", "project", "cap"}):
-            raise ValueError(f"translator {spec.get('name')!r} of kind 'google' has the fields name, kind, project and cap; found {', '.join(strange)}")
-    elif spec and check_teacher(spec)["kind"] == "weak":
-        raise ValueError(f"translator {spec['name']!r} is a weak teacher, which cannot translate; name a chat teacher, {{name: google, kind: google}}, or none")
-    return spec
-
-
+_GOOGLE_FIELDS = {"name", "kind", "project", "cap"}
 GOOGLE_PRICE = Prices(20.0, 0.0, "Google, per million characters")
 
 
+def check_translator(spec: dict) -> dict:
+    """`spec`, if it names a translator that can be made: nothing, Google, or a chat teacher. Raises ValueError that
+    says which field is wrong."""
+    if not spec:
+        return spec
+    if spec.get("kind") == "google":
+        strange = sorted(set(spec) - _GOOGLE_FIELDS)
+        if strange:
+            who = f"translator {spec.get('name')!r} of kind 'google'"
+            raise ValueError(f"{who} has the fields name, kind, project and cap; found {', '.join(strange)}")
+    elif check_teacher(spec)["kind"] == "weak":
+        advice = "name a chat teacher, {name: google, kind: google}, or none"
+        raise ValueError(f"translator {spec['name']!r} is a weak teacher, which cannot translate; {advice}")
+    return spec
+
+
 def make_google(spec: dict, *, home: str) -> ChatModel:
-    "Google Cloud Translation with the ledger of `home`. Raises RuntimeError where the client, a project or credentials are lacking."
-    from finerweb.llm.ledger import Ledger
+    """Google Cloud Translation with the ledger of `home`. Raises RuntimeError where the client, a project or
+    credentials are lacking."""
     from finerweb.llm.cached import Remembered
+    from finerweb.llm.ledger import Ledger
     from finerweb.store import runs_folder
 
-    if not (project := spec.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")):
-        raise RuntimeError("Google Cloud Translation needs a project: give the translator a `project`, or set GOOGLE_CLOUD_PROJECT")
+    project = spec.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        advice = "give the translator a `project`, or set GOOGLE_CLOUD_PROJECT"
+        raise RuntimeError(f"Google Cloud Translation needs a project: {advice}")
     try:
         from google.api_core.retry import Retry
         from google.cloud.translate_v3 import TranslationServiceClient
     except ImportError as error:
-        raise RuntimeError(f"Google Cloud Translation needs its client: pip install 'finerweb[google]' ({error})") from error
-    backend = GoogleTranslation(TranslationServiceClient(), project, retry=Retry(timeout=300.0), timeout=60.0)
-    return Remembered(backend, Ledger(runs_folder(home) / "ledger.sqlite"), account=spec["name"], price=GOOGLE_PRICE, cap=spec.get("cap"))
+        advice = "pip install 'finerweb[google]'"
+        raise RuntimeError(f"Google Cloud Translation needs its client: {advice} ({error})") from error
+    client = TranslationServiceClient()
+    backend = GoogleTranslation(client, project, retry=Retry(timeout=300.0), timeout=60.0)
+    ledger = Ledger(runs_folder(home) / "ledger.sqlite")
+    return Remembered(backend, ledger, account=spec["name"], price=GOOGLE_PRICE, cap=spec.get("cap"))
+
+# %% ../nbs/17_translate.ipynb #b51a281b
+def translate_labels(
+    labels: dict[str, list[str]],  # with examples
+    language: str,
+    translator: dict,  # as in the profile; empty: the table
+    sampling: Sampling,  # of a chat teacher
+    *,
+    batch: int,  # labels in one request to a chat teacher
+    home: str,  # folder of the runs, which has the ledger
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    "A row for each label; labels without a translation, with `reason`; how the requests ended."
+    check_translator(translator)
+    if not translator:
+        return [translate_label(label, language) for label in labels], [], {}
+    if translator["kind"] == "google":
+        return google_translations(make_google(translator, home=home), labels, language)
+    chat = make_teacher(translator, language=language, raw_text=[], home=home)
+    return chat_translations(chat, labels, language, sampling, batch=batch)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from chat_server import ChatHandler, fences, serving
 from finerweb.data import Entity, read_rows
-from finerweb.merge import span_overlap
+from finerweb.models.paper_merge import span_overlap
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
 from finerweb.store import output_folder, read_meta

@@ -24,29 +24,34 @@ def entities_of(*spans: tuple[int, int, str]) -> list[dict]:
 
 def test_leaked_passages_count_in_one_score_only():
     passages = [Passage(str(n), "Ada wrote", "eng", "Latn", (Entity(0, 3, "person"),)) for n in range(10)]
-    said = [[Entity(0, 3, "person")] if n < 4 else [Entity(4, 9, "person")] for n in range(10)]
-    scores = leak_scores(passages, said, {0, 1, 2}, **HOW)
+    predicted = [[Entity(0, 3, "person")] if n < 4 else [Entity(4, 9, "person")] for n in range(10)]
+    scores = leak_scores(passages, predicted, {0, 1, 2}, **HOW)
     assert (scores["without"]["all"].f1, scores["with"]["all"].f1) == (pytest.approx(1 / 7), pytest.approx(0.4))
     rows = compared(scores)
-    assert [(r["labels"], r["leaked"], r["texts"], r["gold"]) for r in rows] == [(s, w, n, n) for s in ("all", "core") for w, n in (("without", 7), ("with", 10))]
-    assert leak_scores(passages, said, set(), **HOW)["without"]["all"].table() == leak_scores(passages, said, set(), **HOW)["with"]["all"].table()
+    expected = [(labels, leaked, n, n) for labels in ("all", "core") for leaked, n in (("without", 7), ("with", 10))]
+    assert [(row["labels"], row["leaked"], row["texts"], row["gold"]) for row in rows] == expected
+    nothing_leaked = leak_scores(passages, predicted, set(), **HOW)
+    assert nothing_leaked["without"]["all"].table() == nothing_leaked["with"]["all"].table()
     with pytest.raises(ValueError, match="all 10 passages"):
-        leak_scores(passages, said, set(range(10)), **HOW)
+        leak_scores(passages, predicted, set(range(10)), **HOW)
 
 
 def test_documents_follow_the_passages_that_are_left():
     passages = [Passage(str(n), "Ada wrote", "eng", "Latn", (Entity(0, 3, "person"),)) for n in range(30)]
-    said = [[Entity(0, 3, "person")] if n % 3 else [] for n in range(30)]
+    predicted = [[Entity(0, 3, "person")] if n % 3 else [] for n in range(30)]
     documents = [str(n // 6) for n in range(30)]
     left = [n for n in range(30) if n not in {1, 7, 8}]
-    scores = leak_scores(passages, said, {1, 7, 8}, documents=documents, **HOW)["without"]["all"]
-    expected = evaluation_scores([passages[n] for n in left], [said[n] for n in left], documents=[documents[n] for n in left], **HOW)["all"]
-    assert scores.table() == expected.table() != leak_scores(passages, said, {1, 7, 8}, **HOW)["without"]["all"].table()
+    scores = leak_scores(passages, predicted, {1, 7, 8}, documents=documents, **HOW)["without"]["all"]
+    some = [passages[n] for n in left], [predicted[n] for n in left]
+    expected = evaluation_scores(*some, documents=[documents[n] for n in left], **HOW)["all"]
+    without_documents = leak_scores(passages, predicted, {1, 7, 8}, **HOW)["without"]["all"]
+    assert scores.table() == expected.table() != without_documents.table()
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, root) -> Path:
-    "The folder of 35_evaluate for a tiny untrained student, whose training text holds one test sentence exactly and one nearly."
+    """The folder of 35_evaluate for a tiny untrained student, whose training text holds one test sentence exactly and
+    one nearly."""
     import torch
 
     from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer
@@ -54,14 +59,26 @@ def evaluated(tmp_path_factory, root) -> Path:
 
     home = tmp_path_factory.mktemp("home")
     torch.manual_seed(0)
-    CharEncoder(CharEncoderConfig(rows=500, row_size=8, hidden_size=16, dilations=[1, 2])).save_pretrained(home / "encoder")
+    CharEncoder(CharEncoderConfig(rows=500, row_size=8, hidden_size=16, dilations=[1, 2])).save_pretrained(
+        home / "encoder"
+    )
     CharTokenizer().save_pretrained(home / "encoder")
-    model = SpanBinder.from_encoder(str(home / "encoder"), label_encoder=str(home / "encoder"), size=8, max_width=9, window=100, dropout=0.0, freeze_labels=True)
+    sizes = dict(size=8, max_width=9, window=100, dropout=0.0, freeze_labels=True)
+    model = SpanBinder.from_encoder(str(home / "encoder"), label_encoder=str(home / "encoder"), **sizes)
     task = Task(str(home), "small", "33_binder", ("tiny",), parameters=dict(languages=["swh"]))
     model.save_pretrained(task.open() / "model")
     task.close()
-    blank = dict.fromkeys(schema("18_sentences").names) | {"language": "swh", "script": "Latn", "entities": [], "undecided": []}
-    train = ["Habari za Nairobi .", "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka wa 2004.", "Sentensi nyingine kabisa ya mafunzo."]
+    blank = dict.fromkeys(schema("18_sentences").names) | {
+        "language": "swh",
+        "script": "Latn",
+        "entities": [],
+        "undecided": [],
+    }
+    train = [
+        "Habari za Nairobi .",
+        "Wangari Maathai alipokea Tuzo ya Nobel mjini Oslo mwaka wa 2004.",
+        "Sentensi nyingine kabisa ya mafunzo.",
+    ]
     task = Task(str(home), "small", "18_sentences", ("swh",), parameters={})
     task.write([blank | {"id": f"swh_{n}", "text": text} for n, text in enumerate(train)])
     texts = [
@@ -72,13 +89,16 @@ def evaluated(tmp_path_factory, root) -> Path:
         "Juma alifika Oslo.",
     ]
     places = [(10, 17), (45, 49), (13, 19), (14, 21), (13, 17)]
-    rows = [
-        dict(id=f"mine-{n}", text=text, language="swh", script="Latn", document_id=["a", "a", "b", "b", ""][n], entities=entities_of((*place, "location")))
-        for n, (text, place) in enumerate(zip(texts, places, strict=True))
-    ]
+    documents = ["a", "a", "b", "b", ""]
+    rows = []
+    for n, (text, place, document) in enumerate(zip(texts, places, documents, strict=True)):
+        row = dict(id=f"mine-{n}", text=text, language="swh", script="Latn", document_id=document)
+        rows.append(row | dict(entities=entities_of((*place, "location"))))
     Task(str(home), "small", "30_benchmarks", ("mine",), parameters={}).write(rows)
-    given = dict(home=str(home), run="small", student="tiny", benchmark="mine", threshold=0.001, resamples=40, lengths=[4, 6])
-    papermill.execute_notebook(root / "nbs" / "35_evaluate.ipynb", str(home / "notebook.ipynb"), parameters=given, progress_bar=False)
+    parameters = dict(home=str(home), run="small", student="tiny", benchmark="mine")
+    parameters |= dict(threshold=0.001, resamples=40, lengths=[4, 6])
+    path, copy = root / "nbs" / "35_evaluate.ipynb", str(home / "notebook.ipynb")
+    papermill.execute_notebook(path, copy, parameters=parameters, progress_bar=False)
     return home / "small" / "35_evaluate" / "tiny" / "mine"
 
 
@@ -86,24 +106,31 @@ def test_the_stage_leaves_out_what_leaked_and_says_so(evaluated):
     counts = json.loads((evaluated / "meta.json").read_text(encoding="utf-8"))["counts"]
     assert (counts["passages"], counts["leaked"], counts["leaked_exactly"]) == (3, 2, 1)
     dropped = pq.read_table(evaluated / "dropped.parquet").to_pylist()
-    assert [(d["id"], d["reason"]) for d in dropped] == [("mine-0", "in the training text"), ("mine-1", "nearly in the training text")]
+    reasons = [("mine-0", "in the training text"), ("mine-1", "nearly in the training text")]
+    assert [(row["id"], row["reason"]) for row in dropped] == reasons
     assert "mwaka wa 2004" in dropped[1]["detail"] and dropped[1]["detail"].startswith("0.")
     assert [r["id"] for r in pq.read_table(evaluated / "rows.parquet").to_pylist()] == ["mine-2", "mine-3", "mine-4"]
 
 
 def test_the_stages_scores_are_those_of_its_rows(evaluated):
     rows = pq.read_table(evaluated / "rows.parquet").to_pylist()
-    kept = json.loads((evaluated / "scores.json").read_text(encoding="utf-8"))
+    report = json.loads((evaluated / "scores.json").read_text(encoding="utf-8"))
     counts = json.loads((evaluated / "meta.json").read_text(encoding="utf-8"))["counts"]
-    gold, said = ([Passage.from_row(r | {"entities": r[side]}).entities for r in rows] for side in ("entities", "predicted"))
-    assert any(said)
-    scores = with_intervals(score_spans(gold, said, labels=["location"]), resamples=40, seed=1, level=0.95, documents=["b", "b", "4"])
-    assert kept["all"] == scores.table() and counts["f1"] == scores.f1
-    strict = next(r for r in kept["with_leaked"]["all"] if (r["match"], r["label"]) == ("strict", "micro"))
+    gold, predicted = (
+        [Passage.from_row(row | {"entities": row[side]}).entities for row in rows] for side in ("entities", "predicted")
+    )
+    assert any(predicted)
+    draws = dict(resamples=40, seed=1, level=0.95, documents=["b", "b", "4"])
+    scores = with_intervals(score_spans(gold, predicted, labels=["location"]), **draws)
+    assert report["all"] == scores.table() and counts["f1"] == scores.f1
+    with_leaked = report["with_leaked"]["all"]
+    strict = next(row for row in with_leaked if (row["match"], row["label"]) == ("strict", "micro"))
     assert strict["gold"] == 5 and counts["f1_with_leaked"] == strict["f1"]
-    assert {c: counts[c] for c in ("boundary_f1", "relaxed_f1")} == {f"{m}_f1": scores.row(match=m)["f1"] for m in ("boundary", "relaxed")}
-    assert [r["characters"] for r in kept["lengths"]] == ["1 to 4", "5 to 6", "over 6"] and [r["gold"] for r in kept["lengths"]] == [1, 1, 1]
-    assert sum(r["predicted"] for r in kept["lengths"]) == scores.row()["predicted"]
+    for match in ("boundary", "relaxed"):
+        assert counts[f"{match}_f1"] == scores.row(match=match)["f1"]
+    assert [row["characters"] for row in report["lengths"]] == ["1 to 4", "5 to 6", "over 6"]
+    assert [row["gold"] for row in report["lengths"]] == [1, 1, 1]
+    assert sum(r["predicted"] for r in report["lengths"]) == scores.row()["predicted"]
 
 
 def pairs(tasks: list, stage: str = "35_evaluate") -> list[tuple[str, ...]]:
@@ -111,18 +138,23 @@ def pairs(tasks: list, stage: str = "35_evaluate") -> list[tuple[str, ...]]:
 
 
 def test_students_meet_test_sets_of_their_languages():
-    students = [{"name": "all"}, {"name": "thai", "languages": ["tha"]}, {"name": "bold", "languages": ["tha"], "zero_shot": True}]
-    benchmarks = [{"name": "sample-eng"}, {"name": "sample-tha"}, {"name": "mine", "path": "x.jsonl", "language": "arb"}]
-    given = dict(languages=["eng", "tha"], teachers=WEAK, students=students, benchmarks=benchmarks)
-    tasks = plan(check_profile(Profile("lesson", **given)))
-    expected = [("all", "sample-eng"), ("all", "sample-tha"), ("thai", "sample-tha"), ("bold", "sample-eng"), ("bold", "sample-tha"), ("bold", "mine")]
+    thai = {"name": "thai", "languages": ["tha"]}
+    students = [{"name": "all"}, thai, {"name": "bold", "languages": ["tha"], "zero_shot": True}]
+    english = {"name": "sample-eng"}
+    benchmarks = [english, {"name": "sample-tha"}, {"name": "mine", "path": "x.jsonl", "language": "arb"}]
+    fields = dict(languages=["eng", "tha"], teachers=WEAK, students=students, benchmarks=benchmarks)
+    tasks = plan(check_profile(Profile("lesson", **fields)))
+    expected = [("all", "sample-eng"), ("all", "sample-tha"), ("thai", "sample-tha")]
+    expected += [("bold", "sample-eng"), ("bold", "sample-tha"), ("bold", "mine")]
     assert pairs(tasks) == expected
     for stage in ("50_figures", "51_tables"):
-        assert [key for need, key in next(t for t in tasks if t.stage == stage).wants if need == "35_evaluate"] == expected
+        task = next(t for t in tasks if t.stage == stage)
+        assert [key for need, key in task.wants if need == "35_evaluate"] == expected
     assert all("zero_shot" not in t.parameters for t in tasks)
-    assert pairs(plan(check_profile(Profile("none", **given | {"students": students[1:2], "benchmarks": benchmarks[:1]})))) == []
+    no_pair = Profile("none", **fields | {"students": [thai], "benchmarks": [english]})
+    assert pairs(plan(check_profile(no_pair))) == []
     with pytest.raises(ValueError, match="zero_shot is 1"):
-        plan(check_profile(Profile("wrong", **given | {"students": [{"name": "a", "zero_shot": 1}]})))
+        plan(check_profile(Profile("wrong", **fields | {"students": [{"name": "a", "zero_shot": 1}]})))
 
 
 @pytest.mark.parametrize(("name", "count"), [("demo", 2), ("offline", 9), ("paper", 6), ("real", 4)])

@@ -1,8 +1,10 @@
-"""What is wrong with words, profiles, sources, disks and folders is said clearly; nothing finished is lost, and the exit code tells."""
+"""What is wrong with words, profiles, sources, disks and folders is said clearly; nothing finished is lost, and the
+exit code tells."""
 
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -11,20 +13,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finerweb.runner.cli import app
 from finerweb.data import asset
+from finerweb.runner.cli import app
 from typer.testing import CliRunner
 
 DONE, FAILED, WRONG = 0, 1, 2
+LEXICON = {"name": "lexicon", "kind": "weak"}
 
 
 def sample(language: str) -> list[dict]:
-    return [json.loads(line) for line in (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def write_lines(path: Path, rows: list[dict | str | bytes]) -> Path:
-    "Rows as JSONL; what is no dict is a line as it is."
-    lines = [r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in rows]
+    "Rows as JSONL; a text or bytes are a line as they are."
+    lines = []
+    for row in rows:
+        line = json.dumps(row) if isinstance(row, dict) else row
+        lines.append(line.encode() if isinstance(line, str) else line)
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
 
@@ -36,19 +43,20 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
 
 @pytest.fixture
 def wrong(tmp_path, monkeypatch, profile_file):
-    "`wrong(*words)`: the one line on stderr of a command that must end with exit code 2 and write nothing; `small.yaml` lies there."
+    """`wrong(*words)`: the one line on stderr of a command that must end with exit code 2 and write nothing.
+    `small.yaml` lies in its folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FINERWEB_HOME", raising=False)
     profile_file(tmp_path)
 
     def call(*words: object) -> str:
         before = sorted(tmp_path.rglob("*"))
-        said = CliRunner().invoke(app, [str(w) for w in words])
-        assert said.exception is None or isinstance(said.exception, SystemExit), repr(said.exception)
-        assert said.exit_code == WRONG, said.output
+        ended = CliRunner().invoke(app, [str(w) for w in words])
+        assert ended.exception is None or isinstance(ended.exception, SystemExit), repr(ended.exception)
+        assert ended.exit_code == WRONG, ended.output
         assert sorted(tmp_path.rglob("*")) == before, "something was written"
-        assert said.stderr.startswith("finerweb: ") and said.stderr.count("\n") == 1
-        return said.stderr
+        assert ended.stderr.startswith("finerweb: ") and ended.stderr.count("\n") == 1
+        return ended.stderr
 
     return call
 
@@ -66,8 +74,14 @@ def wrong(tmp_path, monkeypatch, profile_file):
         (("demo", "--languages", "eng,xx"), "xx"),
         (("demo", "--stages", "12_fliter"), "stage '12_fliter' is not known; did you mean 12_filter?"),
         (("demo", "--stages", "zzz"), "there is 10_corpus, 11_rate"),
-        (("demo", "--stages", "15_align/eng/lexikon"), "15_align: 'eng/lexikon' is not known; did you mean eng/lexicon"),
-        (("demo", "--set", "13_select.treshold=0.5"), "parameter of 13_select 'treshold' is not known; did you mean threshold?"),
+        (
+            ("demo", "--stages", "15_align/eng/lexikon"),
+            "15_align: 'eng/lexikon' is not known; did you mean eng/lexicon",
+        ),
+        (
+            ("demo", "--set", "13_select.treshold=0.5"),
+            "parameter of 13_select 'treshold' is not known; did you mean threshold?",
+        ),
         (("demo", "--set", "13_selct.threshold=0.5"), "did you mean 13_select?"),
         (("demo", "--set", "13_select.passages=many"), "13_select.passages must be int, found 'many' (str)"),
         (("demo", "--set", "13_select.passages=2.5"), "13_select.passages must be int, found 2.5 (float)"),
@@ -94,13 +108,17 @@ def test_a_wrong_word_is_refused_before_anything_is_done(wrong, words, expected)
 
 
 def test_wrong_words_have_exit_code_2_in_a_process_too(finerweb, tmp_path):
-    for words, expected in (
-        (("run", "demo", "--languages", "xyz"), "xyz"), (("run", "demo", "--nothing"), "No such option"),
-            (("run", "demo", "--workers", "two"), "Invalid value for '--workers'"),
-        (("predict", "nowhere", "--labels", "person", "text"), "no student in 'nowhere'"), (("status",), "no run"),
-    ):  # fmt: skip
-        said = finerweb(tmp_path, *words)
-        assert said.returncode == WRONG and expected in said.stderr and "Traceback" not in said.stderr, said.stderr
+    commands = {
+        ("run", "demo", "--languages", "xyz"): "xyz",
+        ("run", "demo", "--nothing"): "No such option",
+        ("run", "demo", "--workers", "two"): "Invalid value for '--workers'",
+        ("predict", "nowhere", "--labels", "person", "text"): "no student in 'nowhere'",
+        ("status",): "no run",
+    }
+    for words, expected in commands.items():
+        ended = finerweb(tmp_path, *words)
+        assert ended.returncode == WRONG and expected in ended.stderr, ended.stderr
+        assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,12 +139,15 @@ def test_wrong_words_have_exit_code_2_in_a_process_too(finerweb, tmp_path):
         ({"stages": {"10_corpsu": {}}}, "did you mean 10_corpus?"),
         ({"stages": {"13_select": {"passages": [4]}}}, "13_select.passages must be int, found [4] (list)"),
         ({"teachers": "lexicon"}, "teachers"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}]}, "two or more"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}] * 2}, "a name of its own"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"kind": "weak"}]}, "needs a name"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "oracle", "kind": "divine"}]}, "is of kind 'divine'"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "../../etc", "kind": "weak", "method": "patterns"}]}, "'../../etc' cannot name a folder"),
-        ({"teachers": [{"name": "lexicon", "kind": "weak"}, {"name": 5, "kind": "weak", "method": "patterns"}]}, "name"),
+        ({"teachers": [LEXICON]}, "two or more"),
+        ({"teachers": [LEXICON] * 2}, "a name of its own"),
+        ({"teachers": [LEXICON, {"kind": "weak"}]}, "needs a name"),
+        ({"teachers": [LEXICON, {"name": "oracle", "kind": "divine"}]}, "is of kind 'divine'"),
+        (
+            {"teachers": [LEXICON, {"name": "../../etc", "kind": "weak", "method": "patterns"}]},
+            "'../../etc' cannot name a folder",
+        ),
+        ({"teachers": [LEXICON, {"name": 5, "kind": "weak", "method": "patterns"}]}, "name"),
         ({"students": [{"name": "../x", "encoder": "char", "languages": ["swh"]}]}, "'../x' cannot name a folder"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["swh"], "stesp": 3}]}, "did you mean steps?"),
         ({"students": [{"name": "x", "encoder": "char", "languages": ["tha"]}]}, "tha"),
@@ -138,7 +159,11 @@ def test_a_wrong_profile_is_refused_before_anything_is_done(wrong, tmp_path, pro
     assert expected in wrong("run", "wrong.yaml")
 
 
-@pytest.mark.parametrize("text", [b"", b"[1, 2]", b"just words", b"languages: [eng", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system ['true']"])
+NO_PROFILES = [b"", b"[1, 2]", b"just words", b"languages: [eng", b"\xff\xfe\x00"]
+NO_PROFILES += [b"a: !!python/object/apply:os.system ['true']"]
+
+
+@pytest.mark.parametrize("text", NO_PROFILES)
 def test_a_profile_that_is_none_is_refused(wrong, tmp_path, text):
     (tmp_path / "wrong.yaml").write_bytes(text)
     assert "wrong.yaml" in wrong("run", "wrong.yaml")
@@ -159,22 +184,27 @@ def test_each_language_fails_for_its_own_reason_and_the_others_go_on(finerweb, p
     write_lines(pages / "eng.jsonl", [r for r in sample("eng") if len(r["text"]) > 400][:8])
     write_parquet(pages / "swh.parquet", [{"body": r["text"], "id": r["id"]} for r in sample("swh")[:3]])
     (pages / "fin.parquet").write_bytes(b"PAR1 this is no parquet PAR1")
-    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "11_rate,12_filter")
-    assert said.returncode == FAILED, said.stdout + said.stderr
-    lines = dict(line.split(": ", 1) for line in said.stdout.splitlines() if line.split(": ", 1)[0] in ("10_corpus fin", "10_corpus swh", "10_corpus tha", "12_filter"))
-    assert "swh.parquet has no column 'text', only body, id; FineWeb-2's columns are text, id" in lines["10_corpus swh"]
-    assert "none of the 1 files of the source can be read" in lines["10_corpus fin"] and "fin.parquet" in lines["10_corpus fin"]
-    assert "no usable document of tha (no document at all)" in lines["10_corpus tha"]
-    assert "not begun: needs 11_rate fin/lexicon, which failed" in lines["12_filter"]
+    ended = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "11_rate,12_filter")
+    assert ended.returncode == FAILED, ended.stdout + ended.stderr
+    errors = dict(re.findall(r"^(10_corpus (?:fin|swh|tha)|12_filter): (.*)$", ended.stdout, re.MULTILINE))
+    no_text = "swh.parquet has no column 'text', only body, id; FineWeb-2's columns are text, id"
+    assert no_text in errors["10_corpus swh"]
+    assert "none of the 1 files of the source can be read" in errors["10_corpus fin"]
+    assert "fin.parquet" in errors["10_corpus fin"]
+    assert "no usable document of tha (no document at all)" in errors["10_corpus tha"]
+    assert "not begun: needs 11_rate fin/lexicon, which failed" in errors["12_filter"]
     run = tmp_path / "runs" / "small"
-    assert {p.parent.relative_to(run).as_posix() for p in run.rglob("meta.json")} == {"10_corpus/eng", "11_rate/eng/lexicon", "11_rate/eng/patterns"}
-    assert "10 of 13 tasks are not done" in said.stdout
+    finished_folders = {p.parent.relative_to(run).as_posix() for p in run.rglob("meta.json")}
+    assert finished_folders == {"10_corpus/eng", "11_rate/eng/lexicon", "11_rate/eng/patterns"}
+    assert "10 of 13 tasks are not done" in ended.stdout
     before = {p: p.read_bytes() for p in run.rglob("meta.json")}
 
     (pages / "fin.parquet").unlink()  # the cause is mended for one of them; what is done is not done again
     write_parquet(pages / "swh.parquet", sample("swh"))
-    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "10_corpus", "--languages", "eng,swh")
-    assert said.returncode == DONE and "done 10_corpus swh" in said.stdout and "done 10_corpus eng" not in said.stdout
+    words = ("--source", "pages", "--stages", "10_corpus", "--languages", "eng,swh")
+    ended = finerweb(tmp_path, "run", "small.yaml", *words)
+    assert ended.returncode == DONE
+    assert "done 10_corpus swh" in ended.stdout and "done 10_corpus eng" not in ended.stdout
     assert before.items() <= {p: p.read_bytes() for p in run.rglob("meta.json")}.items()
 
 
@@ -189,24 +219,27 @@ def meta_of(run: Path, stage: str) -> dict:
 
 
 def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finished, finerweb, profile_file, tmp_path):
-    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    folder, _ = finished
+    shutil.copytree(folder / "runs", tmp_path / "runs")
     run, words = tmp_path / "runs" / "small", ("run", "small.yaml", "--stages", "51_tables,50_figures")
     lost = {"name": "lost", "path": "nowhere", "language": "swh"}
     profile_file(tmp_path, benchmarks=[{"name": "sample-swh"}, lost])
     for output in ("18_sentences/swh", "19_judge/eng"):
         spoil(run / output)
-    said = finerweb(tmp_path, *words)
-    assert said.returncode == FAILED, said.stdout + said.stderr
-    failures = [line.split()[1] for line in said.stdout.splitlines() if line.startswith("failed ")]
+    ended = finerweb(tmp_path, *words)
+    assert ended.returncode == FAILED, ended.stdout + ended.stderr
+    failures = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("failed ")]
     assert failures[0] == "30_benchmarks", "a test set that cannot be had is told first"
     assert set(failures) == {"30_benchmarks", "18_sentences", "19_judge", "33_binder", "35_evaluate"}
-    assert "benchmark 'lost': no data" in said.stdout
+    assert "benchmark 'lost': no data" in ended.stdout
     missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
-    assert set(missing["20_publish"]) == {"18_sentences/swh"} and "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
+    assert set(missing["20_publish"]) == {"18_sentences/swh"}
+    assert "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
     assert set(missing["50_figures"]) == {"19_judge/eng", "35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
     assert missing["51_tables"]["35_evaluate/tiny/sample-swh"].startswith("not begun: needs ")
     variant = run / "20_publish" / "merged-english-passages"
-    assert sorted(p.name for p in variant.iterdir()) == ["README.md", "eng"] and "18_sentences/swh: FileExistsError" in (variant / "README.md").read_text()
+    assert sorted(p.name for p in variant.iterdir()) == ["README.md", "eng"]
+    assert "18_sentences/swh: FileExistsError" in (variant / "README.md").read_text()
     assert (run / "50_figures" / "types.png").is_file() and (run / "51_tables" / "table3_datasets.md").is_file()
     notebook = (run / "50_figures" / "notebook.ipynb").read_text(encoding="utf-8")
     assert "missing: 19_judge/eng: FileExistsError" in notebook
@@ -214,8 +247,8 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     profile_file(tmp_path)  # what was in the way is taken away
     for output in ("18_sentences/swh", "19_judge/eng"):
         (run / output / ".incoming").unlink()
-    said = finerweb(tmp_path, *words)
-    assert said.returncode == DONE, said.stdout + said.stderr
+    ended = finerweb(tmp_path, *words)
+    assert ended.returncode == DONE, ended.stdout + ended.stderr
     assert not any("missing" in meta_of(run, stage) for stage in missing)
     assert not [p for p in run.rglob("error.txt") if "lost" not in p.parts]
     assert (run / "50_figures" / "students.png").is_file() and (variant / "swh" / "train.parquet").is_file()
@@ -227,68 +260,89 @@ def test_every_packaged_profile_can_be_looked_at_on_a_bare_machine(profile, tmp_
     for name in [n for n in os.environ if n.startswith("FINERWEB_") or n.endswith(("_KEY", "_TOKEN", "_PROJECT"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "200")
-    said = CliRunner().invoke(app, ["run", profile, "--dry-run"])
-    assert said.exit_code == DONE, said.output
-    assert "51_tables" in said.output and not list(tmp_path.iterdir())
+    ended = CliRunner().invoke(app, ["run", profile, "--dry-run"])
+    assert ended.exit_code == DONE, ended.output
+    assert "51_tables" in ended.output and not list(tmp_path.iterdir())
     if profile == "paper":
-        assert "would fail" not in said.output and "thainer-2.2" in said.output, "the paper's test sets are on the hub"
+        assert "would fail" not in ended.output, "the paper's test sets are on the hub"
+        assert "thainer-2.2" in ended.output
     if profile == "real":
-        assert "10_corpus eng would fail" in said.output, "it wants a source"
+        assert "10_corpus eng would fail" in ended.output, "it wants a source"
 
 
 def hostile_pages(folder: Path) -> dict[str, str]:
-    "A folder of pages said to be Swahili: good ones from the sample and every kind of bad one. Identifier -> reason it must be dropped with."
-    noise, good = random.Random(5), [r for r in sample("swh") if len(r["text"].split()) > 80]
+    """A folder of pages said to be Swahili: good ones from the sample and every kind of bad one.
+    Identifier -> reason it must be dropped with."""
+    noise, long = random.Random(5), [row for row in sample("swh") if len(row["text"].split()) > 80]
+    texts = [row["text"] for row in long]
     english, thai = sample("eng")[0]["text"], sample("tha")[0]["text"]
     garbage = bytes(noise.randrange(256) for _ in range(4000)).decode("latin-1")
     bad = {
-        "empty": ("", "empty"), "blank": (" \n\t \u3000", "empty"), "null": (None, "no_text"), "number": (17, "no_text"), "list": (["a"], "no_text"),
-        "huge": ("Nairobi ni mji mkuu wa Kenya. " * 175_000, "too_long"), "one-word": ("x" * 5_000_000, "too_long"), "binary": (garbage, "binary"),
-        "nul": ("\x00" * 3000, "binary"), "nuls-between": ("\x00".join(good[0]["text"]), "binary"), "thai": (thai, "other_script"),
-        "digits": ("1 2 3 4 5 6 7 8 9 0 " * 60, "other_script"), "short": ("Jambo.", "too_short"),
-    }  # fmt: skip
-    kept = [{**r, "id": f"good-{n}"} for n, r in enumerate(good[:8])]
-    lines = [{"text": text, "id": id, "language": "swh"} for id, (text, _) in bad.items()]
+        "empty": ("", "empty"),
+        "blank": (" \n\t \u3000", "empty"),
+        "null": (None, "no_text"),
+        "number": (17, "no_text"),
+        "list": (["a"], "no_text"),
+        "huge": ("Nairobi ni mji mkuu wa Kenya. " * 175_000, "too_long"),
+        "one-word": ("x" * 5_000_000, "too_long"),
+        "binary": (garbage, "binary"),
+        "nul": ("\x00" * 3000, "binary"),
+        "nuls-between": ("\x00".join(texts[0]), "binary"),
+        "thai": (thai, "other_script"),
+        "digits": ("1 2 3 4 5 6 7 8 9 0 " * 60, "other_script"),
+        "short": ("Jambo.", "too_short"),
+    }
+    good = [{**row, "id": f"good-{n}"} for n, row in enumerate(long[:8])]
+    bad_rows = [{"text": text, "id": name, "language": "swh"} for name, (text, _) in bad.items()]
+    odd_characters = " \x00 \ud800 \u202e \ufeff e\u0301"  # a page with a few of them is still a page
     odd = [
-        {"text": good[8]["text"] + " \x00 \ud800 \u202e \ufeff e\u0301", "id": "odd", "language": "swh"},  # a few odd characters: still a page
-        {"text": english, "id": "english", "language": "swh"}, {"text": good[9]["text"], "id": "good-0", "language": "swh"},
-        {"text": good[9]["text"], "id": "../../etc/passwd", "language": "sw"}, {"text": english, "id": "not-mine", "language": "en"},
-    ]  # fmt: skip
-    write_lines(folder / "a.jsonl", [*kept[:4], *lines, "this is no JSON", b"\xff\xfe{}", "[]", "3", *odd])
-    write_parquet(folder / "b.parquet", kept[4:])
-    whole = write_parquet(folder / "c.parquet", kept * 50).read_bytes()
+        {"text": texts[8] + odd_characters, "id": "odd", "language": "swh"},
+        {"text": english, "id": "english", "language": "swh"},
+        {"text": texts[9], "id": "good-0", "language": "swh"},
+        {"text": texts[9], "id": "../../etc/passwd", "language": "sw"},
+        {"text": english, "id": "not-mine", "language": "en"},
+    ]
+    write_lines(folder / "a.jsonl", [*good[:4], *bad_rows, "this is no JSON", b"\xff\xfe{}", "[]", "3", *odd])
+    write_parquet(folder / "b.parquet", good[4:])
+    whole = write_parquet(folder / "c.parquet", good * 50).read_bytes()
     (folder / "c.parquet").write_bytes(whole[: len(whole) // 2])
     (folder / "d.parquet").write_bytes(b"")
     (folder / "e.jsonl").write_bytes(b"")
     (folder / "f.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
-    return {id: reason for id, (_, reason) in bad.items()}
+    return {name: reason for name, (_, reason) in bad.items()}
 
 
 def test_bad_documents_are_dropped_with_a_reason_and_the_others_go_on(finerweb, profile_file, tmp_path):
     pages = tmp_path / "pages"
     pages.mkdir()
     expected = hostile_pages(pages)
-    profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[], stages={
-        "10_corpus": {"documents": 50}, "12_filter": {"epochs": 1, "batch": 8, "max_length": 200}, "13_select": {"passages": 50, "threshold": -99.0, "max_length": 200},
-    })  # fmt: skip
-    said = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "15_align")
-    assert said.returncode == DONE, said.stdout + said.stderr
+    stages = {
+        "10_corpus": {"documents": 50},
+        "12_filter": {"epochs": 1, "batch": 8, "max_length": 200},
+        "13_select": {"passages": 50, "threshold": -99.0, "max_length": 200},
+    }
+    profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[], stages=stages)
+    ended = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "15_align")
+    assert ended.returncode == DONE, ended.stdout + ended.stderr
     run = tmp_path / "runs" / "small"
     for stage in ("10_corpus", "13_select"):
         dropped = pq.read_table(run / stage / "swh" / "dropped.parquet").to_pylist()
         reasons = {Path(d["id"]).name: d["reason"] for d in dropped}
         assert expected.items() <= reasons.items()
-        assert {n: reasons.get(n) for n in ("c.parquet", "d.parquet", "f.jsonl.gz")} == dict.fromkeys(("c.parquet", "d.parquet", "f.jsonl.gz"), "unreadable_file")
-        assert sum(d["reason"] == "no_text" and "a.jsonl:" in d["id"] for d in dropped) == 4  # the lines that are no JSON objects
+        assert [reasons.get(name) for name in ("c.parquet", "d.parquet", "f.jsonl.gz")] == ["unreadable_file"] * 3
+        lines = [d for d in dropped if "a.jsonl:" in d["id"]]  # those that are no JSON objects
+        assert sum(d["reason"] == "no_text" for d in lines) == 4
         assert "not-mine" not in reasons
         assert max(len(d["text"]) for d in dropped) <= 20_000
         meta = json.loads((run / stage / "swh" / "meta.json").read_text())
-        assert sum(meta["dropped"].values()) == len(dropped) and meta["rows"] + len(dropped) == meta["counts"]["documents_read"] == 32
+        assert sum(meta["dropped"].values()) == len(dropped)
+        assert meta["rows"] + len(dropped) == meta["counts"]["documents_read"] == 32
         assert (reasons.get("good-0") or reasons.get("good-0#0")) == "duplicate_id"  # a document, or a passage of it
     assert {d["id"]: d["reason"] for d in dropped}["english#0"] == "english"
     rows = pq.read_table(run / "13_select" / "swh" / "rows.parquet").to_pylist()
-    files = [f"good-{n}" for n in range(4)] + ["odd", "../../etc/passwd"], [f"good-{n}" for n in range(4, 8)]  # in whatever order
-    assert [r["document_id"] for r in rows] in (files[0] + files[1], files[1] + files[0])
+    first = [*(f"good-{n}" for n in range(4)), "odd", "../../etc/passwd"]
+    second = [f"good-{n}" for n in range(4, 8)]
+    assert [r["document_id"] for r in rows] in (first + second, second + first), "the files are in whatever order"
     assert all("\x00" not in r["text"] and r["text"].encode() for r in rows)
     for row in pq.read_table(run / "15_align" / "swh" / "lexicon" / "rows.parquet").to_pylist():
         assert all(row["text"][e["start"] : e["end"]].strip() for e in row["entities"])
@@ -305,9 +359,10 @@ def small_disk(tmp_path):
 
     def mount(size: int, *more: str) -> Path:
         options = ",".join([f"size={size}", *(["remount"] if os.path.ismount(disk) else []), *more])
-        said = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, text=True)
-        if said.returncode:
-            pytest.skip(f"cannot mount a small disk: {said.stderr.strip()[:100]}")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            pytest.skip(f"cannot mount a small disk: {ended.stderr.strip()[:100]}")
         return disk
 
     yield mount
@@ -315,7 +370,9 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-needs_mount = pytest.mark.skipif(os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk")
+needs_mount = pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk"
+)
 
 
 @needs_mount
@@ -323,12 +380,13 @@ def test_a_full_disk_is_an_error_and_a_later_run_completes(small_disk, finerweb,
     profile_file(tmp_path, languages=["swh"])
     disk = small_disk(28_672)  # room for the profile and little more
     words = ("run", "small.yaml", "--home", disk, "--stages", "10_corpus")
-    said = finerweb(tmp_path, *words)
-    assert said.returncode == FAILED and "No space left on device" in said.stdout and "Traceback" not in said.stdout + said.stderr, said.stdout + said.stderr
+    ended = finerweb(tmp_path, *words)
+    assert ended.returncode == FAILED and "No space left on device" in ended.stdout, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
     assert not list(disk.rglob("meta.json"))
     small_disk(50_000_000)
-    said = finerweb(tmp_path, *words)
-    assert said.returncode == DONE, said.stdout + said.stderr
+    ended = finerweb(tmp_path, *words)
+    assert ended.returncode == DONE, ended.stdout + ended.stderr
     assert len(list(disk.rglob("meta.json"))) == 1
     assert pq.read_table(disk / "small/10_corpus/swh/rows.parquet").num_rows == 6
 
@@ -338,20 +396,29 @@ def test_a_disk_without_any_room_is_an_error(small_disk, finerweb, profile_file,
     profile_file(tmp_path, languages=["swh"])
     disk = small_disk(8192)
     (disk / "filled").write_bytes(b"x" * 4096)
-    said = finerweb(tmp_path, "run", "small.yaml", "--home", disk, "--stages", "10_corpus")
-    assert said.returncode in (FAILED, WRONG) and "No space left on device" in said.stdout + said.stderr and "Traceback" not in said.stderr
+    ended = finerweb(tmp_path, "run", "small.yaml", "--home", disk, "--stages", "10_corpus")
+    assert ended.returncode in (FAILED, WRONG) and "No space left on device" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
     assert not list(disk.rglob("meta.json"))
 
 
-LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from finerweb.runner.cli import main; sys.argv = ['finerweb', *sys.argv[1:]]; main()"
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+from finerweb.runner.cli import main
+sys.argv = ["finerweb", *sys.argv[1:]]
+main()
+"""
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="a full disk is tried itself")
 def test_a_file_that_cannot_grow_is_an_error_and_a_later_run_completes(finerweb, environment, profile_file, tmp_path):
     profile_file(tmp_path, languages=["swh"])
     words = ["run", "small.yaml", "--stages", "10_corpus"]
-    said = subprocess.run([sys.executable, "-c", LIMITED, *words], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=600)
-    assert said.returncode == FAILED and "File too large" in said.stdout and "Traceback" not in said.stdout + said.stderr, said.stdout + said.stderr
+    how = dict(cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=600)
+    ended = subprocess.run([sys.executable, "-c", LIMITED, *words], **how)
+    assert ended.returncode == FAILED and "File too large" in ended.stdout, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
     assert not list(tmp_path.rglob("meta.json"))
     assert finerweb(tmp_path, *words).returncode == DONE
 
@@ -374,14 +441,16 @@ def test_a_home_that_cannot_be_written_is_an_error(wrong, small_disk, tmp_path):
 def test_a_record_that_is_spoilt_in_any_way_does_not_count(tmp_path):
     from finerweb.store import is_done, read_meta
 
-    good = {"fingerprint": "f", "files": {"rows.parquet": [3, "hash"]}, "output": "o", "rows": 1, "dropped": {}, "counts": {}, "parameters": {}, "inputs": {}}
-    good["seconds"] = 1.0
+    empty = {"dropped": {}, "counts": {}, "parameters": {}, "inputs": {}}
+    files = {"files": {"rows.parquet": [3, "hash"]}, "output": "o", "rows": 1}
+    good = {"fingerprint": "f", **files, **empty, "seconds": 1.0}
     (tmp_path / "rows.parquet").write_bytes(b"abc")
     (tmp_path / "meta.json").write_text(json.dumps(good))
     assert is_done(tmp_path, "f") and not is_done(tmp_path, "g")
     whole = (tmp_path / "meta.json").read_bytes()
-    shortened = [json.dumps({k: v for k, v in good.items() if k != lost}).encode() for lost in good] + [json.dumps(good | {"files": ["rows.parquet"]}).encode()]
-    for spoilt in (b"", whole[:-1], whole[:20], b"\x00" * 50, b"\xff\xfe", b"null", b"[]", b"3", *shortened):
+    records = [{k: v for k, v in good.items() if k != lost} for lost in good] + [good | {"files": ["rows.parquet"]}]
+    incomplete = [json.dumps(record).encode() for record in records]
+    for spoilt in (b"", whole[:-1], whole[:20], b"\x00" * 50, b"\xff\xfe", b"null", b"[]", b"3", *incomplete):
         (tmp_path / "meta.json").write_bytes(spoilt)
         assert read_meta(tmp_path) is None and not is_done(tmp_path, "f"), spoilt
     (tmp_path / "meta.json").write_bytes(whole)

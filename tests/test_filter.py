@@ -11,29 +11,70 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from finerweb.filter import encode, fit_head, language_scores, last_checkpoint, reliability, split, targets, train_filter
+from finerweb.filter import (
+    encode,
+    fit_head,
+    language_scores,
+    last_checkpoint,
+    reliability,
+    split,
+    targets,
+    train_filter,
+)
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import Profile, filters, load_profile
-from finerweb.models.filter_model import LOSSES, check_filter, filter_fingerprint, load_filter, loss_of, new_filter, outputs, read_as_scores, readable, score_of
+from finerweb.models.filter_model import (
+    LOSSES,
+    check_filter,
+    filter_fingerprint,
+    load_filter,
+    loss_of,
+    new_filter,
+    outputs,
+    read_as_scores,
+    readable,
+    score_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHERS = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]
-TEXTS = ["Wangari Maathai alizaliwa Nyeri, Kenya.", "วังการี มาไท เกิดที่ประเทศเคนยา", "She led the Green Belt Movement.", "BUY NOW !!! | HOME | CART"]
+TEXTS = [
+    "Wangari Maathai alizaliwa Nyeri, Kenya.",
+    "วังการี มาไท เกิดที่ประเทศเคนยา",
+    "She led the Green Belt Movement.",
+    "BUY NOW !!! | HOME | CART",
+]
 
 
 def make_released(folder: Path, *, labels: int = 1, positions: int = 66, seed: int = 1) -> Path:
-    "A filter of the released ones' shape, small and random: an XLM-RoBERTa for sequences with its tokenizer, as transformers saves them."
+    """A filter of the released ones' shape, small and random: an XLM-RoBERTa for sequences with its tokenizer, as
+    transformers saves them."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", unk_token="<unk>")  # says of itself that it reads 10^30 tokens
-    sizes = dict(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=positions, pad_token_id=1)
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>"
+    )  # says of itself that it reads 10^30 tokens
+    sizes = dict(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=positions,
+        pad_token_id=1,
+    )
     torch.manual_seed(seed)
-    model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**sizes, num_labels=labels, problem_type="regression" if labels == 1 else None))
+    model = XLMRobertaForSequenceClassification(
+        XLMRobertaConfig(**sizes, num_labels=labels, problem_type="regression" if labels == 1 else None)
+    )
     torch.nn.init.normal_(model.classifier.out_proj.weight, std=1.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -41,19 +82,52 @@ def make_released(folder: Path, *, labels: int = 1, positions: int = 66, seed: i
 
 
 def make_sentencepiece_encoder(folder: Path) -> Path:
-    "An encoder of the form of microsoft/mdeberta-v3-base, small and random: of a tokenizer only the SentencePiece file; the weights in 16 bits."
+    """An encoder of the form of microsoft/mdeberta-v3-base, small and random: of a tokenizer only the SentencePiece
+    file; the weights in 16 bits."""
     import torch
     from sentencepiece import SentencePieceTrainer
     from transformers import DebertaV2Config, DebertaV2Model
 
     folder.mkdir()
-    pieces = dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]")
+    pieces = dict(
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+    )
     with (folder / "spm.model").open("wb") as file:
-        SentencePieceTrainer.train(sentence_iterator=iter(TEXTS), model_writer=file, vocab_size=70, hard_vocab_limit=False, minloglevel=2, **pieces)
-    attention = dict(relative_attention=True, position_buckets=32, pos_att_type=["p2c", "c2p"], share_att_key=True, position_biased_input=False)
-    sizes = dict(vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64, type_vocab_size=0)
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS),
+            model_writer=file,
+            vocab_size=70,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **pieces,
+        )
+    attention = dict(
+        relative_attention=True,
+        position_buckets=32,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        position_biased_input=False,
+    )
+    sizes = dict(
+        vocab_size=100,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        type_vocab_size=0,
+    )
     torch.manual_seed(1)
-    DebertaV2Model(DebertaV2Config(**sizes, **attention, norm_rel_ebd="layer_norm", pad_token_id=0)).half().save_pretrained(folder)
+    DebertaV2Model(
+        DebertaV2Config(**sizes, **attention, norm_rel_ebd="layer_norm", pad_token_id=0)
+    ).half().save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
     return folder
 
@@ -73,13 +147,22 @@ def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_
         offsets = units.pop("offset_mapping")
         with torch.no_grad():
             scores = read_as_scores(model)(**units).logits
-        assert model.classifier.out_features == n and scores.shape == (4, 1) and scores.dtype == torch.float32 and scores.isfinite().all()
+        assert (
+            model.classifier.out_features == n
+            and scores.shape == (4, 1)
+            and scores.dtype == torch.float32
+            and scores.isfinite().all()
+        )
     ids = units["input_ids"][0].tolist()
     covered = {i for a, b in offsets[0].tolist() for i in range(a, b)}
     assert {i for i, c in enumerate(TEXTS[0]) if c != " "} <= covered, "the offsets reach every character"
-    assert ids[0] == 1 and 2 in ids and 3 not in ids and 3 in tokenizer("ж").input_ids, "[CLS], [SEP], no [UNK]: the ids of the file"
+    assert ids[0] == 1 and 2 in ids and 3 not in ids and 3 in tokenizer("ж").input_ids, (
+        "[CLS], [SEP], no [UNK]: the ids of the file"
+    )
     name = str(folder)
-    student = SpanBinder.from_encoder(name, label_encoder=name, size=16, max_width=8, window=48, dropout=0.0, freeze_labels=True).eval()
+    student = SpanBinder.from_encoder(
+        name, label_encoder=name, size=16, max_width=8, window=48, dropout=0.0, freeze_labels=True
+    ).eval()
     assert {p.dtype for p in student.parameters()} == {torch.float32}
     entities = student.predict(TEXTS[:1], ["person", "city"], 0.0, exact=True)[0]
     assert entities and all(TEXTS[0][e.start : e.end].strip() for e in entities)
@@ -88,9 +171,12 @@ def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_
 @pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
 def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
     folder = make_sentencepiece_encoder(tmp_path / "encoder")
-    load = f"import sys; sys.modules[{package!r}] = None\nfrom finerweb.models.char_encoder import load_encoder\nload_encoder({str(folder)!r})"
-    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
-    assert done.returncode == 1 and "takes the packages sentencepiece and protobuf" in done.stderr.splitlines()[-1], done.stderr
+    hide = f"import sys; sys.modules[{package!r}] = None"
+    load = f"{hide}\nfrom finerweb.models.char_encoder import load_encoder\nload_encoder({str(folder)!r})"
+    process = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
+    assert (
+        process.returncode == 1 and "takes the packages sentencepiece and protobuf" in process.stderr.splitlines()[-1]
+    ), process.stderr
 
 
 # --- a released filter
@@ -143,31 +229,47 @@ def without_head(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if not k.startswith("classifier")}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if not k.startswith("classifier")},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 SPOILT = {
     "a pickle": (rename_weights, "pytorch_model.bin and no safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json that can be read"),
     "config of no JSON": (lambda f: (f / "config.json").write_text("{"), "no config.json that can be read"),
-    "code of its own": (spoil_config({"auto_map": {"AutoModel": "evil.Model"}}), "brings code of its own (AutoModel), which is never run"),
-    "an encoder": (spoil_config({"architectures": ["XLMRobertaModel"]}), "is a XLMRobertaModel, expected a ...ForSequenceClassification"),
-    "three classes": (spoil_config({"id2label": {"0": "a", "1": "b", "2": "c"}}), "has 3 outputs; expected 1 (a score), 2"),
+    "code of its own": (
+        spoil_config({"auto_map": {"AutoModel": "evil.Model"}}),
+        "brings code of its own (AutoModel), which is never run",
+    ),
+    "an encoder": (
+        spoil_config({"architectures": ["XLMRobertaModel"]}),
+        "is a XLMRobertaModel, expected a ...ForSequenceClassification",
+    ),
+    "three classes": (
+        spoil_config({"id2label": {"0": "a", "1": "b", "2": "c"}}),
+        "has 3 outputs; expected 1 (a score), 2",
+    ),
     "an unknown model": (spoil_config({"model_type": "nobody-knows"}), "cannot be loaded"),
     "no head": (without_head, "lacks the weights classifier"),
-    "cut weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:500]), "cannot be loaded"),
+    "cut weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:500]),
+        "cannot be loaded",
+    ),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "has no tokenizer"),
 }
 
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_what_is_no_filter_is_refused_by_name_and_reason(tmp_path, what):
-    spoil, said = SPOILT[what]
+    spoil, words = SPOILT[what]
     folder = make_released(tmp_path / "spoilt")
     spoil(folder)
     with pytest.raises(ValueError, match="filter") as error:
         load_filter(folder)
-    assert said in str(error.value) and str(folder) in str(error.value)
+    assert words in str(error.value) and str(folder) in str(error.value)
 
 
 def test_a_name_on_the_hub_is_found_in_its_cache_and_one_that_is_not_says_so(tmp_path, monkeypatch):
@@ -183,14 +285,26 @@ def test_a_name_on_the_hub_is_found_in_its_cache_and_one_that_is_not_says_so(tmp
     import huggingface_hub
 
     real = huggingface_hub.snapshot_download
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *words, **more: real(*words, **more, cache_dir=str(tmp_path / "hub"), local_files_only=True))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *arguments, **more: real(*arguments, **more, cache_dir=str(tmp_path / "hub"), local_files_only=True),
+    )
     assert check_filter("someone/a-filter")["model_type"] == "xlm-roberta"
-    assert load_filter("someone/a-filter")[1].config.filter_loss == "squared" and filter_fingerprint("someone/a-filter") == "hub:someone/a-filter"
+    assert (
+        load_filter("someone/a-filter")[1].config.filter_loss == "squared"
+        and filter_fingerprint("someone/a-filter") == "hub:someone/a-filter"
+    )
     absent = "the model hub did not give it"
-    for name, said in (("someone/another", absent), ("someone/a-filter@v2", absent), ("nonsense", "it is no folder"), ("/no/where", "it is no folder")):
+    for name, words in (
+        ("someone/another", absent),
+        ("someone/a-filter@v2", absent),
+        ("nonsense", "it is no folder"),
+        ("/no/where", "it is no folder"),
+    ):
         with pytest.raises(ValueError, match="no filter") as error:
             load_filter(name)
-        assert said in str(error.value)
+        assert words in str(error.value)
 
 
 # --- what is learnt
@@ -223,7 +337,9 @@ def test_squared_is_the_mean_squared_error_and_outputs_are_checked():
     import torch
 
     logits, wanted = torch.tensor([[0.5], [2.0]]), torch.tensor([1.0, 2.0])
-    assert loss_of(logits, wanted, loss="squared", low=1).item() == 0.125 and torch.equal(score_of(logits, loss="squared", low=1), logits)
+    assert loss_of(logits, wanted, loss="squared", low=1).item() == 0.125 and torch.equal(
+        score_of(logits, loss="squared", low=1), logits
+    )
     assert [outputs(loss, "multiclass") for loss in LOSSES] == [1, 3, 4]
     for loss, task in (("l1", "binary"), ("squared", "ternary")):
         with pytest.raises(ValueError, match="expected"):
@@ -235,11 +351,21 @@ def rated(n: int, seed: int = 0) -> list[dict]:
     import random
 
     chance = random.Random(seed)
-    word = lambda useful: chance.choice(("Nyeri", "Kenya", "Maathai", "Oslo") if useful else ("buy", "now", "free", "cart"))
+    word = lambda useful: chance.choice(
+        ("Nyeri", "Kenya", "Maathai", "Oslo") if useful else ("buy", "now", "free", "cart")
+    )
     rows = []
     for k in range(n):
         useful = k % 2
-        rows.append(dict(id=f"p{k}", language=("swh", "eng", "tha")[k % 3], script="Latn", text=" ".join(word(useful) for _ in range(6)), target=float(useful)))
+        rows.append(
+            dict(
+                id=f"p{k}",
+                language=("swh", "eng", "tha")[k % 3],
+                script="Latn",
+                text=" ".join(word(useful) for _ in range(6)),
+                target=float(useful),
+            )
+        )
     return rows
 
 
@@ -259,20 +385,22 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(tmp_path):
 
     steps, evaluate = [], Trainer.evaluate
 
-    def dies(self, *words, **named):  # in the second epoch's evaluation: the first is saved, the second is not
+    def evaluate_or_die(
+        self, *arguments, **options
+    ):  # in the second epoch's evaluation: the first is saved, the second is not
         steps.append(self.state.global_step)
         if len(steps) == 2:
             raise Killed
-        return evaluate(self, *words, **named)
+        return evaluate(self, *arguments, **options)
 
-    Trainer.evaluate = dies
+    Trainer.evaluate = evaluate_or_die
     try:
         with pytest.raises(Killed):
             train_filter(train, held_out, folder=tmp_path / "killed", **more)
     finally:
         Trainer.evaluate = evaluate
-    found = last_checkpoint(tmp_path / "killed", "one")
-    assert found and found.endswith(f"checkpoint-{steps[0]}")
+    checkpoint = last_checkpoint(tmp_path / "killed", "one")
+    assert checkpoint and checkpoint.endswith(f"checkpoint-{steps[0]}")
     half = tmp_path / "killed" / f"checkpoint-{steps[1]}"  # what a kill while saving leaves behind
     half.mkdir()
     (half / "trainer_state.json").write_text('{"global_st')
@@ -280,32 +408,58 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(tmp_path):
     assert resumed == curve
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    assert last_checkpoint(tmp_path / "killed", "another") is None and not list((tmp_path / "killed").glob("checkpoint-*"))
+    assert last_checkpoint(tmp_path / "killed", "another") is None and not list(
+        (tmp_path / "killed").glob("checkpoint-*")
+    )
 
 
 def test_the_best_epoch_is_kept_and_a_frozen_encoder_stays(tmp_path):
     import torch
 
     train, held_out, _ = split(rated(60), validation=0.2, seed=1)
-    model, tokenizer, curve = train_filter(train, held_out, folder=tmp_path / "t", loss="squared", learning_rate=0.05, epochs=4, patience=4, mark="m", **HOW)
+    model, tokenizer, curve = train_filter(
+        train,
+        held_out,
+        folder=tmp_path / "t",
+        loss="squared",
+        learning_rate=0.05,
+        epochs=4,
+        patience=4,
+        mark="m",
+        **HOW,
+    )
     losses = [c["eval_loss"] for c in curve if "eval_loss" in c]
-    units = tokenizer.pad([{k: v for k, v in r.items() if k != "labels"} for r in encode(held_out, tokenizer, max_length=100)], return_tensors="pt")
+    units = tokenizer.pad(
+        [{k: v for k, v in r.items() if k != "labels"} for r in encode(held_out, tokenizer, max_length=100)],
+        return_tensors="pt",
+    )
     with torch.no_grad():
-        now = loss_of(model.eval()(**units).logits, torch.tensor([r["target"] for r in held_out]), loss="squared", low=0).item()
+        now = loss_of(
+            model.eval()(**units).logits, torch.tensor([r["target"] for r in held_out]), loss="squared", low=0
+        ).item()
     assert now == pytest.approx(min(losses), rel=1e-4)
     torch.manual_seed(5)
     fresh = new_filter("ngrams", loss="squared", task="binary")[1]
-    model, tokenizer, tried = fit_head(train, held_out, **HOW)
-    assert all(torch.equal(a, b) for a, b in zip(model.encoder.state_dict().values(), fresh.encoder.state_dict().values(), strict=True))
-    assert min(c["eval_loss"] for c in tried) < 0.1 < 0.25  # 0.25: what the mean alone would leave
+    model, tokenizer, ridges = fit_head(train, held_out, **HOW)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.encoder.state_dict().values(), fresh.encoder.state_dict().values(), strict=True)
+    )
+    assert min(c["eval_loss"] for c in ridges) < 0.1 < 0.25  # 0.25: what the mean alone would leave
 
 
 def test_left_out_scripts_and_languages_are_not_trained_on():
-    rows = [dict(id=f"{c}{n}", language=c, script=s) for c, s in (("eng", "Latn"), ("swh", "Latn"), ("arb", "Arab"), ("tha", "Thai")) for n in range(10)]
+    rows = [
+        dict(id=f"{c}{n}", language=c, script=s)
+        for c, s in (("eng", "Latn"), ("swh", "Latn"), ("arb", "Arab"), ("tha", "Thai"))
+        for n in range(10)
+    ]
     train, held_out, unseen = split(rows, validation=0.2, seed=3, leave_out=["Arab", "swh"])
     assert {r["language"] for r in unseen} == {"arb", "swh"} and len(unseen) == 20
     assert {r["language"] for r in train} == {r["language"] for r in held_out} == {"eng", "tha"} and len(held_out) == 4
-    assert split(rows, validation=0.2, seed=3)[1][2:4] == [r for r in held_out if r["language"] == "eng"]  # others leaving moves nothing
+    assert split(rows, validation=0.2, seed=3)[1][2:4] == [
+        r for r in held_out if r["language"] == "eng"
+    ]  # others leaving moves nothing
 
 
 MEASURED = dict(encoder="ngrams", loss="squared", trained="head", batch=8, max_length=100)
@@ -314,34 +468,70 @@ MEASURED = dict(encoder="ngrams", loss="squared", trained="head", batch=8, max_l
 def test_filters_are_measured_on_pages_they_have_not_seen(tmp_path):
     from finerweb.studies.filter_quality import means, measure
 
-    page = lambda n, good: dict(id=f"{n}#0", document=f"{n}", language=("eng", "fin")[n % 3 == 0], text=f"word{n % 9} " * 5 + "in 1999 " * good, score=1 + 3.0 * good)
-    judged = [page(n, n % 2) | dict(judged=True, source="UD_English-EWT", kind="web weblog (noisy)" if n % 2 else "web email (noisy)") for n in range(120)]
+    page = lambda n, good: dict(
+        id=f"{n}#0",
+        document=f"{n}",
+        language=("eng", "fin")[n % 3 == 0],
+        text=f"word{n % 9} " * 5 + "in 1999 " * good,
+        score=1 + 3.0 * good,
+    )
+    judged = [
+        page(n, n % 2)
+        | dict(judged=True, source="UD_English-EWT", kind="web weblog (noisy)" if n % 2 else "web email (noisy)")
+        for n in range(120)
+    ]
     others = [page(n, n % 2) | dict(judged=False, source="news", kind="news") for n in range(1000, 1060)]
-    found = measure(judged + others, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED)
-    assert {(r["set"], r["language"], r["seen"]) for r in found} == {("ewt", "eng", True), ("ewt", "fin", False)}
-    assert means(found, "teachers") == 1 and means(found, "filter") > 0.9
-    blind = [r | dict(score=1 + 3.0 * (n % 4 < 2)) for n, r in enumerate(judged + others)]  # ratings that the pages have nothing to do with
-    assert means(measure(blind, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED), "filter") < 0.8
+    scores = measure(judged + others, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED)
+    assert {(r["set"], r["language"], r["seen"]) for r in scores} == {("ewt", "eng", True), ("ewt", "fin", False)}
+    assert means(scores, "teachers") == 1 and means(scores, "filter") > 0.9
+    blind = [
+        r | dict(score=1 + 3.0 * (n % 4 < 2)) for n, r in enumerate(judged + others)
+    ]  # ratings that the pages have nothing to do with
+    assert (
+        means(measure(blind, held_out=["fin"], passages=60, crawl=0.5, seed=1, folder=tmp_path, **MEASURED), "filter")
+        < 0.8
+    )
 
 
 def test_a_language_in_which_nothing_passes_one_threshold_has_passages_by_its_own(tmp_path):
     from finerweb.studies.filter_quality import thresholds
 
-    page = lambda language, n, useful: dict(id=f"{language}{n}", language=language, text=f"word{n % 9} " * 5 + "in 1999 " * useful, score=1 + 3.0 * useful)
-    rows = [page("eng", n, n % 2) for n in range(60)] + [page("swh", n, 0) | dict(score=4.0 * (n % 10 == 0)) for n in range(60)] + [page("tha", n, 1) for n in range(25)]
-    found = {r["language"]: r for r in thresholds(rows, learnt=20, least=30, best_share=0.2, seed=1, folder=tmp_path, **MEASURED)}
-    assert set(found) == {"eng", "swh"} and found["eng"]["one: f1"] > 0.9 and found["eng"]["own: f1"] == found["eng"]["one: f1"]
-    assert found["swh"]["one: passes"] == 0 and found["swh"]["one: precision"] is None and 0 < found["swh"]["own: passes"] <= 0.2
+    page = lambda language, n, useful: dict(
+        id=f"{language}{n}", language=language, text=f"word{n % 9} " * 5 + "in 1999 " * useful, score=1 + 3.0 * useful
+    )
+    rows = (
+        [page("eng", n, n % 2) for n in range(60)]
+        + [page("swh", n, 0) | dict(score=4.0 * (n % 10 == 0)) for n in range(60)]
+        + [page("tha", n, 1) for n in range(25)]
+    )
+    shares = {
+        r["language"]: r
+        for r in thresholds(rows, learnt=20, least=30, best_share=0.2, seed=1, folder=tmp_path, **MEASURED)
+    }
+    assert (
+        set(shares) == {"eng", "swh"}
+        and shares["eng"]["one: f1"] > 0.9
+        and shares["eng"]["own: f1"] == shares["eng"]["one: f1"]
+    )
+    assert (
+        shares["swh"]["one: passes"] == 0
+        and shares["swh"]["one: precision"] is None
+        and 0 < shares["swh"]["own: passes"] <= 0.2
+    )
 
 
 def test_scores_by_language_and_calibration():
     rows = [dict(language="eng", target=t) for t in (1.0, 0.0)] + [dict(language="tha", target=1.0)]
     scores = language_scores(rows, [0.9, 0.2, 0.1], task="binary")
-    assert scores["languages"]["eng"]["f1"] == 1 and scores["languages"]["tha"]["f1"] == 0 and scores["macro"]["f1"] == 0.5
+    assert (
+        scores["languages"]["eng"]["f1"] == 1 and scores["languages"]["tha"]["f1"] == 0 and scores["macro"]["f1"] == 0.5
+    )
     assert language_scores([], [], task="binary")["overall"]["passages"] == 0
     bins, error = reliability([1.0] * 5 + [0.0] * 5, [0.5] * 10, task="binary", bins=4)
     assert error == 0 and bins == [{"from": 0.5, "to": 0.75, "passages": 10, "predicted": 0.5, "rated": 0.5}]
-    assert reliability([1.0, 4.0], [9.0, -3.0], task="multiclass", bins=3)[1] == 3 and reliability([], [], task="binary", bins=3) == ([], 0.0)
+    assert reliability([1.0, 4.0], [9.0, -3.0], task="multiclass", bins=3)[1] == 3 and reliability(
+        [], [], task="binary", bins=3
+    ) == ([], 0.0)
     with pytest.raises(ValueError, match="expected 'binary' or 'multiclass'"):
         targets([[]], task="ternary")
 
@@ -356,14 +546,31 @@ def test_the_papers_grid_is_24_tasks_and_its_first_cell_selects():
     cells = [t for t in tasks if t.stage == "12_filter"]
     assert len(cells) == 24 and cells[0].key == ("binary-xlm-roberta-base-gpt-4o-mini-1",)
     first = cells[0].parameters
-    numbers = {k: first[k] for k in ("learning_rate", "batch", "epochs", "patience", "validation", "loss", "task", "encoder", "seed")}
-    paper = dict(learning_rate=5e-5, batch=64, epochs=20, patience=5, validation=0.1, loss="squared", task="binary", encoder="xlm-roberta-base", seed=1)
+    numbers = {
+        k: first[k]
+        for k in ("learning_rate", "batch", "epochs", "patience", "validation", "loss", "task", "encoder", "seed")
+    }
+    paper = dict(
+        learning_rate=5e-5,
+        batch=64,
+        epochs=20,
+        patience=5,
+        validation=0.1,
+        loss="squared",
+        task="binary",
+        encoder="xlm-roberta-base",
+        seed=1,
+    )
     assert numbers == paper and cells[0].needs == tuple(("11_rate", (c, "gpt-4o-mini")) for c in ("eng", "swh", "tha"))
     select = next(t for t in tasks if t.stage == "13_select")
-    assert [n for n in select.needs if n[0] == "12_filter"] == [("12_filter", cells[0].key)] and select.parameters["filter"] == cells[0].key[0]
+    assert [n for n in select.needs if n[0] == "12_filter"] == [("12_filter", cells[0].key)] and select.parameters[
+        "filter"
+    ] == cells[0].key[0]
     for stage in ("50_figures", "51_tables"):
         reader = next(t for t in tasks if t.stage == stage)
-        assert [n[1] for n in reader.wants if n[0] == "12_filter"] == [t.key for t in cells] and len(reader.parameters["filters"]) == 24
+        assert [n[1] for n in reader.wants if n[0] == "12_filter"] == [t.key for t in cells] and len(
+            reader.parameters["filters"]
+        ) == 24
 
 
 WRONG = {
@@ -379,17 +586,27 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_grid_is_refused(what):
-    given, said = WRONG[what]
-    profile = Profile("p", languages=["swh"], teachers=TEACHERS, filter=given, stages={"12_filter": {"epochs": 2}} if what == "both" else {})
+    grid, words = WRONG[what]
+    profile = Profile(
+        "p",
+        languages=["swh"],
+        teachers=TEACHERS,
+        filter=grid,
+        stages={"12_filter": {"epochs": 2}} if what == "both" else {},
+    )
     with pytest.raises(ValueError) as error:  # noqa: PT011
         plan(profile)
-    assert said in str(error.value)
+    assert words in str(error.value)
 
 
 def test_one_filter_has_no_name_and_lists_of_lists_are_an_axis():
     assert list(filters(Profile("p", teachers=TEACHERS, filter={"seed": 3, "leave_out": ["Thai"]}))) == [""]
-    found = filters(Profile("p", teachers=TEACHERS, filter={"leave_out": [[], ["Thai", "swh"]], "teacher": "patterns"}))
-    assert list(found) == ["none", "Thai-swh"] and found["none"]["teachers"] == TEACHERS[1:] and found["Thai-swh"]["leave_out"] == ["Thai", "swh"]
+    cells = filters(Profile("p", teachers=TEACHERS, filter={"leave_out": [[], ["Thai", "swh"]], "teacher": "patterns"}))
+    assert (
+        list(cells) == ["none", "Thai-swh"]
+        and cells["none"]["teachers"] == TEACHERS[1:]
+        and cells["Thai-swh"]["leave_out"] == ["Thai", "swh"]
+    )
 
 
 # --- in a run
@@ -408,26 +625,38 @@ def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_pat
     run = tmp_path / "runs" / "small"
     before = {p: p.stat().st_mtime_ns for p in run.glob("11_rate/*/*/rows.parquet")}
     words = ("run", "small.yaml", "--filter", "released", "--languages", "swh", "--stages")
-    said = finerweb(tmp_path, *words, "13_select")
-    assert said.returncode == 0, said.stdout + said.stderr
+    process = finerweb(tmp_path, *words, "13_select")
+    assert process.returncode == 0, process.stdout + process.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before  # the ratings stay
     scores, meta = scores_of(run), json.loads((run / "12_filter" / "meta.json").read_text())
-    assert scores["curve"] == [] and meta["counts"]["train"] == 0 and meta["counts"]["validation"] == scores["overall"]["passages"] == 6
-    assert meta["inputs"]["released"] == filter_fingerprint(str(tmp_path / "released")) and not (run / "12_filter" / "training").exists()
+    assert (
+        scores["curve"] == []
+        and meta["counts"]["train"] == 0
+        and meta["counts"]["validation"] == scores["overall"]["passages"] == 6
+    )
+    assert (
+        meta["inputs"]["released"] == filter_fingerprint(str(tmp_path / "released"))
+        and not (run / "12_filter" / "training").exists()
+    )
     tokenizer, model = load_filter(tmp_path / "released")
     rows = pq.read_table(run / "13_select" / "swh" / "rows.parquet").to_pylist()
     assert len(rows) == 4
-    mine = [score_passages([r["text"]], tokenizer, model, batch=1, max_length=64)[0] for r in rows]
-    assert [r["filter_score"] for r in rows] == pytest.approx(mine, abs=1e-4)
-    assert "done" not in finerweb(tmp_path, *words, "13_select").stdout.split("stage")[0]  # a second time there is nothing to do
+    expected = [score_passages([r["text"]], tokenizer, model, batch=1, max_length=64)[0] for r in rows]
+    assert [r["filter_score"] for r in rows] == pytest.approx(expected, abs=1e-4)
+    assert (
+        "done" not in finerweb(tmp_path, *words, "13_select").stdout.split("stage")[0]
+    )  # a second time there is nothing to do
     make_released(tmp_path / "released", seed=2)
     again = finerweb(tmp_path, *words, "12_filter")
     assert again.returncode == 0 and "done 12_filter" in again.stdout  # another filter in the same folder
     plan = finerweb(tmp_path, *words, "13_select", "--dry-run").stdout.replace("│", " ").splitlines()
     up_to_date = {line[0]: line[1:3] for line in map(str.split, plan) if len(line) >= 3}
-    assert up_to_date["12_filter"] == ["1", "1"] and up_to_date["13_select"] == ["1", "0"]  # which the selection is then made with
-    refused = finerweb(tmp_path, "run", "small.yaml", "--filter", "relaesed")
-    assert refused.returncode == 2 and "no filter 'relaesed'" in refused.stderr and refused.stderr.count("\n") == 1
+    assert up_to_date["12_filter"] == ["1", "1"] and up_to_date["13_select"] == [
+        "1",
+        "0",
+    ]  # which the selection is then made with
+    misspelt = finerweb(tmp_path, "run", "small.yaml", "--filter", "relaesed")
+    assert misspelt.returncode == 2 and "no filter 'relaesed'" in misspelt.stderr and misspelt.stderr.count("\n") == 1
 
 
 def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finished, finerweb):
@@ -435,17 +664,22 @@ def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finish
     grid = {"task": ["binary", "multiclass"], "seed": [1], "trained": "head", "teacher": "lexicon"}
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small", "filter": grid}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
-    said = finerweb(tmp_path, "run", "grid.yaml", "--languages", "swh", "--stages", "12_filter,13_select")
-    assert said.returncode == 0, said.stdout + said.stderr
+    process = finerweb(tmp_path, "run", "grid.yaml", "--languages", "swh", "--stages", "12_filter,13_select")
+    assert process.returncode == 0, process.stdout + process.stderr
     run, cells = tmp_path / "runs" / "small", ["binary-1", "multiclass-1"]
     assert sorted(p.parent.name for p in (run / "12_filter").glob("*/meta.json")) == cells
-    assert all("11_rate/swh/patterns" not in json.loads((run / "12_filter" / c / "meta.json").read_text())["inputs"] for c in cells)
+    assert all(
+        "11_rate/swh/patterns" not in json.loads((run / "12_filter" / c / "meta.json").read_text())["inputs"]
+        for c in cells
+    )
     assert "12_filter/binary-1" in json.loads((run / "13_select" / "swh" / "meta.json").read_text())["inputs"]
     status = finerweb(tmp_path, "status", "--run", "small")
     assert status.returncode == 0 and "12_filter" in status.stdout
 
 
-def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(tmp_path, finished, environment, finerweb):
+def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(
+    tmp_path, finished, environment, finerweb
+):
     import os
     import signal
     import subprocess
@@ -466,6 +700,6 @@ def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(t
     runner.wait()
     mark = (training / "mark").read_text()
     assert last_checkpoint(training, mark)
-    said = finerweb(tmp_path, *words)
-    assert said.returncode == 0, said.stdout + said.stderr
+    process = finerweb(tmp_path, *words)
+    assert process.returncode == 0, process.stdout + process.stderr
     assert not training.exists() and [c for c in scores_of(tmp_path / "runs" / "small")["curve"] if "eval_loss" in c]

@@ -1,4 +1,6 @@
-"""Language models: faults of servers, the ledger, budgets, and the reading of replies. The server is tests/server.py, in a process of its own."""
+"""Language models: faults of servers, the ledger, budgets, and the reading of replies.
+
+The server is tests/server.py, in a process of its own."""
 
 import hashlib
 import json
@@ -21,8 +23,8 @@ from hypothesis import strategies as some
 import server
 from finerweb.llm.budget import BudgetSpent, Prices, most_tokens
 from finerweb.llm.endpoint import Endpoint
-from finerweb.llm.ledger import Ledger, claim, clear_dead, known, spent
-from finerweb.llm.chat import ChatReply, Scripted, chat_request, failure, split_reasoning
+from finerweb.llm.ledger import Ledger, claim, clear_dead, spent, stored_replies
+from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
 from finerweb.llm.schema import fits
 from finerweb.llm.throttle import Hopeless
 from finerweb.llm.cached import Remembered
@@ -31,23 +33,43 @@ from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent
 TEXT = {"type": "string", "minLength": 1}
-MENTION = {"type": "object", "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}}}
-MENTION |= {"required": ["text", "label"], "additionalProperties": False}
-ENTITIES = {"type": "object", "properties": {"entities": {"type": "array", "items": MENTION, "maxItems": 10}}, "required": ["entities"], "additionalProperties": False}
-RATING = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 4}, "justification": {"type": "string", "maxLength": 600}}}
-RATING |= {"required": ["score", "justification"], "additionalProperties": False}
+MENTION = {
+    "type": "object",
+    "properties": {"text": TEXT | {"maxLength": 200}, "label": TEXT | {"maxLength": 80}},
+    "required": ["text", "label"],
+    "additionalProperties": False,
+}
+ENTITIES = {
+    "type": "object",
+    "properties": {"entities": {"type": "array", "items": MENTION, "maxItems": 10}},
+    "required": ["entities"],
+    "additionalProperties": False,
+}
+RATING = {
+    "type": "object",
+    "properties": {
+        "score": {"type": "integer", "minimum": 1, "maximum": 4},
+        "justification": {"type": "string", "maxLength": 600},
+    },
+    "required": ["score", "justification"],
+    "additionalProperties": False,
+}
 SCHEMAS = {"entities": ENTITIES, "rating": RATING}
 FREE = Prices(0.0, 0.0, "runs here")
 
 
 def questions(n: int, schema: dict | None = ENTITIES) -> list:
-    return [chat_request(("system", "List the entities."), ("user", f"Passage {i}: Oslo"), schema=schema, max_tokens=200, temperature=0, seed=0) for i in range(n)]
+    "`n` requests that differ in the passage's number."
+    settings = {"schema": schema, "max_tokens": 200, "temperature": 0, "seed": 0}
+    task = ("system", "List the entities.")
+    return [chat_request(task, ("user", f"Passage {i}: Oslo"), **settings) for i in range(n)]
 
 
 @contextmanager
 def serving(*options: str):
     "The address of a fresh server."
-    process = subprocess.Popen([sys.executable, str(HERE / "server.py"), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(HERE / "server.py"), *options]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
     finally:
@@ -55,7 +77,9 @@ def serving(*options: str):
         process.wait(10)
 
 
-def model(address: str, folder: Path, *, most: int = 64, timeout: float = 4.0, wait: float = 0.01, **others) -> Remembered:
+def model(
+    address: str, folder: Path, *, most: int = 64, timeout: float = 4.0, wait: float = 0.01, **others
+) -> Remembered:
     backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=timeout, most=most, wait=wait)
     return Remembered(backend, Ledger(folder / "ledger.sqlite"), account="tiny", price=FREE, **others)
 
@@ -63,26 +87,26 @@ def model(address: str, folder: Path, *, most: int = 64, timeout: float = 4.0, w
 def counted(log: Path) -> tuple[Counter, Counter]:
     "How often each request came, and how often it was answered."
     lines = [line.split() for line in log.read_text().splitlines()]
-    return tuple(Counter(digest for what, digest in lines if what == kind) for kind in ("asked", "answered"))
-
-
-# Servers with faults
+    came, answered = (Counter(digest for event, digest in lines if event == kind) for kind in ("asked", "answered"))
+    return came, answered
 
 
 def test_a_fifth_of_all_requests_fail_and_every_one_ends_with_a_value_or_a_reason(tmp_path):
     requests, log = questions(200), tmp_path / "log"
     with serving("--faults", "0.2", "--latency", "0.01", "--log", str(log)) as address:
         answers, counts = ask(model(address, tmp_path), requests)
-        asked, answered = counted(log)
+        came, answered = counted(log)
         assert all((a.value is None) == bool(a.reason) for a in answers)
         assert counts["refused"] == sum(a.value is None for a in answers) <= 3
         assert counts["repaired"] and counts["salvaged"] and counts["asked_again"], "the faults were not all met"
         assert sum(counts[how] for how in ("parsed", "repaired", "salvaged", "refused")) == len(requests)
         assert all(fits(a.value, ENTITIES) for a in answers if a.value is not None)
         assert max(answered.values()) == 1, "nothing that was answered is asked again"
-        assert len(asked) > len(requests) and sum(asked.values()) > len(asked), "cut replies were asked again longer, faults once more"
-        again, twice = ask(model(address, tmp_path), requests)
-        assert counted(log)[1] == answered and [a.value for a in again] == [a.value for a in answers] and twice["asked_again"] == counts["asked_again"]
+        assert len(came) > len(requests), "cut replies were asked again with a longer limit"
+        assert sum(came.values()) > len(came), "after a fault the same request came again"
+        again, second_counts = ask(model(address, tmp_path), requests)
+        assert counted(log)[1] == answered and [a.value for a in again] == [a.value for a in answers]
+        assert second_counts["asked_again"] == counts["asked_again"]
 
 
 def test_faults_do_not_change_what_is_answered(tmp_path):
@@ -90,10 +114,12 @@ def test_faults_do_not_change_what_is_answered(tmp_path):
         (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
         one, _ = ask(model(faulty, tmp_path / "a"), questions(100))
         two, _ = ask(model(sound, tmp_path / "b"), questions(100))
-    parsed = [(x.value, y.value) for x, y in zip(one, two, strict=True) if x.how in ("parsed", "repaired") and x.reply.finish_reason == "stop"]
+    whole = lambda answer: answer.how in ("parsed", "repaired") and answer.reply.finish_reason == "stop"
+    parsed = [(x.value, y.value) for x, y in zip(one, two, strict=True) if whole(x)]
     assert len(parsed) > 70
     same = sum(a == b for a, b in parsed)
-    assert same >= len(parsed) - 6, "a reply asked again with a longer limit is another question to the model; all others are equal"
+    # a reply asked again with a longer limit is another question to the model; all others are equal
+    assert same >= len(parsed) - 6
 
 
 def test_wrong_address_key_and_model_end_at_once(tmp_path, monkeypatch):
@@ -104,8 +130,9 @@ def test_wrong_address_key_and_model_end_at_once(tmp_path, monkeypatch):
         model(address, tmp_path, wait=0.001).chat(questions(500))
     assert time.monotonic() - began < 20
     monkeypatch.delenv("THE_KEY", raising=False)
+    elsewhere = Endpoint("m", base_url="https://llm.example.org/v1", api_key_env="THE_KEY", timeout=1, most=4)
     with pytest.raises(Hopeless, match="THE_KEY"):
-        list(Endpoint("m", base_url="https://llm.example.org/v1", api_key_env="THE_KEY", timeout=1, most=4).replies([("k", questions(1)[0])]))
+        list(elsewhere.replies([("k", questions(1)[0])]))
 
 
 def test_key_is_nowhere_but_in_the_request(tmp_path, monkeypatch, capfd):
@@ -132,8 +159,6 @@ def test_works_inside_a_running_event_loop(tmp_path):
         assert [r.finish_reason for r in asyncio.run(cell())] == ["stop"] * 5
 
 
-# The ledger
-
 WORKER = """
 import json, sys
 from finerweb.llm.budget import Prices
@@ -145,8 +170,9 @@ from finerweb.llm.structured import ask
 address, folder, n, schema = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 backend = Endpoint("tiny", base_url=address, api_key_env="NO_KEY_IS_NEEDED", timeout=30, most=64)
 chat = Remembered(backend, Ledger(folder + "/ledger.sqlite"), account="tiny", price=Prices(0.0, 0.0, "runs here"))
-message = lambda i: (("system", "List the entities."), ("user", f"Passage {i}: Oslo"))
-answers, counts = ask(chat, [chat_request(*message(i), schema=schema, max_tokens=200, temperature=0, seed=0) for i in range(n)])
+settings = {"schema": schema, "max_tokens": 200, "temperature": 0, "seed": 0}
+task = ("system", "List the entities.")
+answers, counts = ask(chat, [chat_request(task, ("user", f"Passage {i}: Oslo"), **settings) for i in range(n)])
 print(json.dumps([a.value for a in answers]))
 """
 
@@ -166,52 +192,72 @@ def keys_in(path: Path) -> set[str]:
         connection.close()
 
 
+def digest_of(request: ChatRequest) -> str:
+    "The name that tests/server.py gives to a request."
+    messages = [{"role": role, "content": content} for role, content in request.messages]
+    return hashlib.sha256(json.dumps([messages, request.max_tokens]).encode()).hexdigest()
+
+
 def test_killed_at_any_moment_nothing_answered_is_asked_again(tmp_path):
-    n, kills, drawn = int(os.environ.get("FINERWEB_TEST_PASSAGES", "200")), int(os.environ.get("FINERWEB_TEST_KILLS", "2")), random.Random(3)
+    n, kills = int(os.environ.get("FINERWEB_TEST_PASSAGES", "200")), int(os.environ.get("FINERWEB_TEST_KILLS", "2"))
+    chance = random.Random(3)
     log, folder, other = tmp_path / "log", tmp_path / "killed", tmp_path / "whole"
     folder.mkdir(), other.mkdir()
-    digest = lambda q: hashlib.sha256(json.dumps([[{"role": r, "content": c} for r, c in q.messages], q.max_tokens]).encode()).hexdigest()
     naming = Remembered(Scripted(str, model="tiny"), Ledger(tmp_path / "x.sqlite"), account="t", price=FREE)
-    digests = {naming.key(q): digest(q) for q in questions(n)}
+    digests = {naming.key(q): digest_of(q) for q in questions(n)}
     with serving("--latency", "0.1", "--slots", "32", "--log", str(log)) as address:
         stopped = []
         for number in range(kills):
-            process, wanted = worker(address, folder, n), n * (number + drawn.random()) / (kills + 1)
-            while len(keys_in(folder / "ledger.sqlite")) <= wanted and process.poll() is None:
+            process = worker(address, folder, n)
+            replies_before_kill = n * (number + chance.random()) / (kills + 1)
+            while len(keys_in(folder / "ledger.sqlite")) <= replies_before_kill and process.poll() is None:
                 time.sleep(0.02)
-            time.sleep(0.1 * drawn.random())
+            time.sleep(0.1 * chance.random())
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL, process.stderr.read()
             process.stdout.close(), process.stderr.close()
-            stopped.append(({digests[k] for k in keys_in(folder / "ledger.sqlite")}, len(log.read_text().splitlines())))
-        done = worker(address, folder, n)
-        got, errors = done.communicate(timeout=120)
-        assert done.returncode == 0, errors
+            stored = {digests[k] for k in keys_in(folder / "ledger.sqlite")}
+            stopped.append((stored, len(log.read_text().splitlines())))
+        last = worker(address, folder, n)
+        output, errors = last.communicate(timeout=120)
+        assert last.returncode == 0, errors
         lines = log.read_text().splitlines()
-        for stored, at in stopped:
+        for stored, lines_at_kill in stopped:
             assert 0 < len(stored) < n
-            assert not stored & {line.split()[1] for line in lines[at:] if line.startswith("asked")}
-        asked, _ = counted(log)
-        print(f"{kills} kills; asked twice, in flight at a kill: {sum(asked.values()) - n} of {n}")
+            assert not stored & {line.split()[1] for line in lines[lines_at_kill:] if line.startswith("asked")}
+        came, _ = counted(log)
+        print(f"{kills} kills; asked twice, in flight at a kill: {sum(came.values()) - n} of {n}")
         whole, _ = ask(model(address, other), questions(n))
-    assert json.loads(got) == [a.value for a in whole]
+    assert json.loads(output) == [a.value for a in whole]
 
 
 def test_two_workers_ask_everything_once(tmp_path):
     log = tmp_path / "log"
     with serving("--latency", "0.05", "--slots", "32", "--log", str(log)) as address:
         both = [worker(address, tmp_path, 120) for _ in range(2)]
-        said = [w.communicate(timeout=60) for w in both]
-    assert [w.returncode for w in both] == [0, 0], said
-    assert said[0][0] == said[1][0]
-    asked, _ = counted(log)
-    assert len(asked) == 120 and max(asked.values()) == 1
+        outputs = [w.communicate(timeout=60) for w in both]
+    assert [w.returncode for w in both] == [0, 0], outputs
+    (first, _), (second, _) = outputs
+    assert first == second
+    came, _ = counted(log)
+    assert len(came) == 120 and max(came.values()) == 1
+
+
+CLAIMER = """
+import sys
+from finerweb.llm.ledger import Ledger, claim
+ledger = Ledger(sys.argv[1])
+claim(ledger, "k", account="a", money=1.0, cap=None)
+print(1, flush=True)
+input()
+"""
 
 
 def test_claims_of_the_dead_are_free_and_of_the_living_are_not(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    code = f"from finerweb.llm.ledger import *; import os; l = Ledger({str(path)!r}); claim(l, 'k', account='a', money=1.0, cap=None); print(1, flush=True); input()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLAIMER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     process.stdout.readline()
     ledger = Ledger(path)
     clear_dead(ledger)
@@ -229,7 +275,7 @@ def test_a_forked_worker_leaves_its_parents_lock_alone(tmp_path):
     assert claim(ledger, "k", account="a", money=0.0, cap=None) == "yes"
     child = os.fork()
     if child == 0:
-        known(ledger, ["k"])
+        stored_replies(ledger, ["k"])
         os._exit(0)
     os.waitpid(child, 0)
     other = Ledger(ledger.path)
@@ -241,9 +287,9 @@ def test_only_the_owner_reads_the_ledger(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.touch(0o644)
     Remembered(Scripted(lambda r: "x"), Ledger(path), account="a", price=FREE).chat(questions(2))
-    assert {p.suffix: oct(p.stat().st_mode & 0o077) for p in tmp_path.iterdir() if "sqlite" in p.name and not p.name.endswith(".lock")} == {
-        ".sqlite": "0o0", ".sqlite-wal": "0o0", ".sqlite-shm": "0o0"
-    }  # fmt: skip
+    files = [p for p in tmp_path.iterdir() if "sqlite" in p.name and not p.name.endswith(".lock")]
+    rights_of_others = {p.suffix: oct(p.stat().st_mode & 0o077) for p in files}
+    assert rights_of_others == {".sqlite": "0o0", ".sqlite-wal": "0o0", ".sqlite-shm": "0o0"}
     assert not [p for p in tmp_path.glob("*sqlite*") if b"Passage 1" in p.read_bytes()], "requests are not kept"
 
 
@@ -252,22 +298,25 @@ def test_a_failure_is_asked_again_and_a_reply_is_not(tmp_path):
     backend = Scripted(lambda r: next(moods))
     chat = Remembered(backend, Ledger(tmp_path / "l.sqlite"), account="a", price=FREE)
     assert [chat.chat(questions(1))[0].error for _ in range(3)] == ["down", "", ""]
-    assert len(backend.seen) == 2
+    assert len(backend.requests) == 2
 
 
 def test_every_part_of_a_request_counts(tmp_path):
-    seen, ledger, (base,) = [], Ledger(tmp_path / "l.sqlite"), questions(1)
-    backend = Scripted(lambda r: seen.append(r) or "x", model="m")
-    others = [replace(base, max_tokens=9), replace(base, temperature=0.5), replace(base, seed=1), replace(base, schema=None), replace(base, messages=base.messages[:1])]
+    ledger, (base,) = Ledger(tmp_path / "l.sqlite"), questions(1)
+    backend = Scripted(lambda r: "x", model="m")
+    others = [
+        replace(base, max_tokens=9),
+        replace(base, temperature=0.5),
+        replace(base, seed=1),
+        replace(base, schema=None),
+        replace(base, messages=base.messages[:1]),
+    ]
     Remembered(backend, ledger, account="a", price=FREE).chat([base, *others])
     Remembered(backend, ledger, account="b", price=FREE, revision="2").chat([base])
     Remembered(backend, ledger, account="b", price=FREE, extra={"top_p": 0.5}).chat([base])
-    assert len(seen) == 8
+    assert len(backend.requests) == 8
     Remembered(backend, ledger, account="c", price=FREE).chat([base, *others])
-    assert len(seen) == 8
-
-
-# Money
+    assert len(backend.requests) == 8
 
 
 @pytest.mark.parametrize("cap", [0.0, 0.0005, 0.002, 0.01])
@@ -275,13 +324,13 @@ def test_cap_is_never_passed_and_nothing_is_lost(tmp_path, cap):
     price, requests = Prices(1.0, 4.0, "profile"), questions(40)
     backend = Scripted(lambda r: ChatReply("x", "stop", most_tokens(r), r.max_tokens))  # as dear as it can be
     ledger = Ledger(tmp_path / "l.sqlite")
-    with pytest.raises(BudgetSpent, match=f"{cap:.4f}") as told:
+    with pytest.raises(BudgetSpent, match=f"{cap:.4f}") as stop:
         Remembered(backend, ledger, account="a", price=price, cap=cap).chat(requests)
     money = spent(ledger, "a")["money"]
-    assert money <= cap and told.value.left == 40 - len(backend.seen)
+    assert money <= cap and stop.value.left == 40 - len(backend.requests)
     assert cap - money < 2 * price.money(most_tokens(requests[0]), 200), "it stopped long before the cap"
     Remembered(backend, ledger, account="a", price=price, cap=1.0).chat(requests)
-    assert len(backend.seen) == 40
+    assert len(backend.requests) == 40
 
 
 def test_cap_holds_with_many_requests_in_flight(tmp_path):
@@ -294,9 +343,6 @@ def test_cap_holds_with_many_requests_in_flight(tmp_path):
     assert bill["money"] <= 0.01 and bill["requests"] > 60, "130 tokens a request: the cap has room for 76"
 
 
-# Replies
-
-
 def corpus() -> list[dict]:
     return [json.loads(line) for line in (HERE / "replies.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -304,20 +350,21 @@ def corpus() -> list[dict]:
 def test_replies_in_the_shapes_that_models_give():
     rows = corpus()
     assert len(rows) >= 200 and len({r["shape"] for r in rows}) >= 50
-    wrong, shares = [], Counter()
+    different, shares = [], Counter()
     for row in rows:
         value, how = parse_reply(row["text"], SCHEMAS[row["schema"]])
         shares[how] += 1
         if (value, how) != (row["value"], row["how"]):
-            wrong.append((row["shape"], how, value))
-    assert not wrong
+            different.append((row["shape"], how, value))
+    assert not different
     print({how: round(n / len(rows), 3) for how, n in sorted(shares.items())})
 
 
 def test_a_value_always_fits_and_a_refusal_is_none():
     for row in corpus():
         for schema in SCHEMAS.values():
-            for text in (row["text"], row["text"][: len(row["text"]) // 2], row["text"] * 3, row["text"].replace('"', "'"), row["text"][::-1]):
+            whole = row["text"]
+            for text in (whole, whole[: len(whole) // 2], whole * 3, whole.replace('"', "'"), whole[::-1]):
                 value, how = parse_reply(text, schema)
                 assert (value is None) == (how == "refused") and (value is None or fits(value, schema))
 
@@ -353,22 +400,32 @@ def test_hostile_replies_are_read_in_time(name):
         json.dumps(value).encode(), json.dumps(value, ensure_ascii=False).encode()
 
 
+KEYS = some.sampled_from(["entities", "text", "label", "score", "justification", "x"])
 JSON = some.recursive(
     some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=20),
-    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(some.sampled_from(["entities", "text", "label", "score", "justification", "x"]), inner, max_size=4),
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
-PARTS = [*"{}[]\":,\\'`()/# \n\x00\ud800Ωไ0123eE.-tfn", "```json\n", "<think>", "</think>", '{"entities": [', '{"text": "', '"label": "', "NaN"]
+PARTS = [
+    *"{}[]\":,\\'`()/# \n\x00\ud800Ωไ0123eE.-tfn",
+    "```json\n",
+    "<think>",
+    "</think>",
+    '{"entities": [',
+    '{"text": "',
+    '"label": "',
+    "NaN",
+]
 MARKS = some.lists(some.sampled_from(PARTS), max_size=60).map("".join)
 
 
 @settings(max_examples=400, deadline=None)
 @given(JSON, some.text(max_size=20), some.integers(0, 60), some.sampled_from(list(SCHEMAS.values())))
-def test_any_json_cut_and_dressed(value, around, cut, schema):
-    whole = json.dumps(value)
+def test_any_json_cut_and_dressed(data, around, cut, schema):
+    whole = json.dumps(data)
     for text in (whole, around + whole + around, whole[: len(whole) - cut], f"```\n{whole}\n```"):
-        found, how = parse_reply(text, schema)
-        assert (found is None) == (how == "refused") and (found is None or fits(found, schema))
+        value, how = parse_reply(text, schema)
+        assert (value is None) == (how == "refused") and (value is None or fits(value, schema))
 
 
 @settings(max_examples=600, deadline=None)
@@ -377,8 +434,8 @@ def test_any_text(text):
     answer, reasoning = split_reasoning(text)
     assert len(answer) + len(reasoning) <= len(text)
     for schema in SCHEMAS.values():
-        found, how = parse_reply(text, schema)
-        assert (found is None) == (how == "refused") and (found is None or fits(found, schema))
+        value, how = parse_reply(text, schema)
+        assert (value is None) == (how == "refused") and (value is None or fits(value, schema))
 
 
 @settings(max_examples=200, deadline=None)
@@ -388,39 +445,63 @@ def test_what_is_said_well_comes_back_whole(mentions):
 
     value = {"entities": [{"text": t, "label": label} for t, label in mentions]}
     stored = {"entities": [{"text": storable(t), "label": storable(label)} for t, label in mentions]}
-    for text, how in ((json.dumps(value), "parsed"), (f"```json\n{json.dumps(value, indent=1)}\n```", "repaired"), (f"So: {json.dumps(value)}", "repaired")):
+    for text, how in (
+        (json.dumps(value), "parsed"),
+        (f"```json\n{json.dumps(value, indent=1)}\n```", "repaired"),
+        (f"So: {json.dumps(value)}", "repaired"),
+    ):
         assert parse_reply(text, ENTITIES) == (stored, how)
 
 
 def test_cut_replies_are_asked_longer_and_never_unchanged():
     whole = json.dumps(server.good_answer("00" * 32))
-    cutting = Scripted(lambda r: ChatReply(whole[: r.max_tokens], "length" if r.max_tokens < len(whole) else "stop", 1, min(r.max_tokens, len(whole))))
+
+    def cut(request: ChatRequest) -> ChatReply:
+        "The whole reply up to the limit; a token is a character here."
+        text = whole[: request.max_tokens]
+        return ChatReply(text, "stop" if text == whole else "length", 1, len(text))
+
+    cutting = Scripted(cut)
     (answer,), counts = ask(cutting, [replace(questions(1)[0], max_tokens=20)])
-    assert answer.how == "parsed" and counts["asked_again"] == len(cutting.seen) - 1 > 1
-    assert len({r.max_tokens for r in cutting.seen}) == len(cutting.seen)
+    assert answer.how == "parsed" and counts["asked_again"] == len(cutting.requests) - 1 > 1
+    assert len({r.max_tokens for r in cutting.requests}) == len(cutting.requests)
     endless = Scripted(lambda r: ChatReply(whole[:-9], "length", 1, r.max_tokens))
     endless.max_tokens = 1000
     (answer,), counts = ask(endless, questions(1))
-    assert answer.how == "salvaged" and [r.max_tokens for r in endless.seen] == [200, 400, 800, 1000], "what was whole is kept at the model's limit"
+    assert answer.how == "salvaged", "what was whole is kept at the model's limit"
+    assert [r.max_tokens for r in endless.requests] == [200, 400, 800, 1000]
 
 
 def test_what_thinking_models_write_is_not_the_answer():
     good = '{"score": 4, "justification": "rich"}'
     wrong = '{"score": 1, "justification": "no"}'
-    for text in (f"<think>{wrong}</think>{good}", f"{wrong} perhaps</think>\n{good}", f"<THINKING>\n{wrong}\n</THINKING>\n\n```json\n{good}\n```"):
-        if not text.startswith("{"):
-            assert parse_reply(split_reasoning(text)[0], RATING)[0]["score"] == 4
+    for text in (f"<think>{wrong}</think>{good}", f"<THINKING>\n{wrong}\n</THINKING>\n\n```json\n{good}\n```"):
+        answer, _ = split_reasoning(text)
+        assert parse_reply(answer, RATING)[0]["score"] == 4
     assert split_reasoning(f"<think>{wrong}") == ("", wrong)
 
 
-# Teachers
-
-
 def test_fields_of_teachers():
-    good = {"name": "t", "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:1/v1", "cap": 1, "temperature": 0.0, "extra": {"top_k": 1}}
+    good = {
+        "name": "t",
+        "kind": "endpoint",
+        "model": "m",
+        "base_url": "http://127.0.0.1:1/v1",
+        "cap": 1,
+        "temperature": 0.0,
+        "extra": {"top_k": 1},
+    }
     assert check_teacher(good) is good
-    wrong = [{"modle": "m"}, {"model": ""}, {"cap": True}, {"cap": -1}, {"base_url": "127.0.0.1"}, {"structured": "yaml"}, {"kind": ["x"]}]
-    for change in [*wrong, {"method": "patterns"}, {"api_key_env": "sk-1"}]:
+    changes = [
+        {"modle": "m"},
+        {"model": ""},
+        {"cap": True},
+        {"cap": -1},
+        {"base_url": "127.0.0.1"},
+        {"structured": "yaml"},
+        {"kind": ["x"]},
+    ]
+    for change in [*changes, {"method": "patterns"}, {"api_key_env": "sk-1"}]:
         with pytest.raises(ValueError, match=next(iter(change))):
             check_teacher(good | change)
 

@@ -1,4 +1,4 @@
-"""Merging: the paper's rule case by case, what holds of any merge, what agreement is worth, and the label embeddings."""
+"""Merging: the paper's rule case by case, what holds of any merge, what agreement is worth, label embeddings."""
 
 import itertools
 import os
@@ -58,7 +58,8 @@ def test_the_papers_rule(one, two, merged):
 
 
 def test_the_papers_rule_for_a_third_teacher():
-    assert by_paper(a=[(0, 4, "person")], b=[(0, 4, "human")], c=[(0, 4, "individual")]) == [(0, 4, "person / human / individual")]
+    merged = by_paper(a=[(0, 4, "person")], b=[(0, 4, "human")], c=[(0, 4, "individual")])
+    assert merged == [(0, 4, "person / human / individual")]
     assert by_paper(a=[(0, 4, "city")], b=[], c=[(2, 9, "city")]) == [(2, 9, "city")]
 
 
@@ -359,7 +360,8 @@ def test_vectors_are_kept_for_the_next_language(tmp_path, monkeypatch):
     with sqlite3.connect(path) as base:
         assert base.execute("SELECT count(*) FROM vectors").fetchone() == (3,)
     monkeypatch.setattr("finerweb.models.embeddings._VECTORS", {})
-    monkeypatch.setattr("finerweb.models.embeddings._in_blocks", lambda labels: pytest.fail(f"embedded again: {labels}"))
+    again = lambda labels: pytest.fail(f"embedded again: {labels}")
+    monkeypatch.setattr("finerweb.models.embeddings._in_blocks", again)
     assert label_cosine(["city"], shelf=str(path))("town", "city") == first
     monkeypatch.undo()
     path.write_bytes(b"no database" * 1000)

@@ -13,7 +13,8 @@ from finerweb.text.segment import chunks, graphemes, sentences, tokens, words
 
 DATA = Path(os.environ.get("FINERWEB_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")) / "web"
 CHARACTERS = 40_000  # per language, which takes 91 languages through in half a minute
-needs_web = pytest.mark.skipif(not DATA.is_dir(), reason=f"no web text in {DATA}; set FINERWEB_TEST_DATA to a folder with web/<language>.parquet")
+NO_WEB = f"no web text in {DATA}; set FINERWEB_TEST_DATA to a folder with web/<language>.parquet"
+needs_web = pytest.mark.skipif(not DATA.is_dir(), reason=NO_WEB)
 
 
 def web_text(code: str) -> str:
@@ -23,23 +24,30 @@ def web_text(code: str) -> str:
     return "\n".join(table.column("text").to_pylist())[:CHARACTERS]
 
 
+def check_order(text: str, spans: list[tuple[int, int]]) -> None:
+    at = 0
+    for start, end in spans:
+        assert at <= start < end <= len(text), (text[:40], start, end)
+        at = end
+
+
 def check_spans(text: str, code: str) -> None:
     """Ascending, without overlap, inside the text; tokens never cut a grapheme; sentences hold everything visible."""
     edges = {0, *(end for _, end in graphemes(text))}
-    found = {"tokens": tokens(text, code), "sentences": sentences(text, code), "clauses": sentences(text, code, longest=100)}
-    for name, spans in found.items():
-        at = 0
-        for start, end in spans:
-            assert at <= start < end <= len(text), (code, name, start, end)
-            at = end
-        assert all(a in edges and b in edges for a, b in spans) or name != "tokens", (code, name)
+    token_spans = tokens(text, code)
+    check_order(text, token_spans)
+    assert all(a in edges and b in edges for a, b in token_spans), code
+    assert set(words(text, code)) <= set(token_spans)
+    assert sum(any(map(str.isalnum, text[a:b])) for a, b in token_spans) == len(words(text, code))
+    for longest in (0, 100):
+        spans = sentences(text, code, longest=longest)
+        check_order(text, spans)
         outside = list(text)
         for start, end in spans:
+            sentence = text[start:end]
+            assert not sentence[0].isspace() and not sentence[-1].isspace() and "\n" not in sentence
             outside[start:end] = [""] * (end - start)
-            assert name == "tokens" or (not text[start].isspace() and not text[end - 1].isspace() and "\n" not in text[start:end])
-        assert name == "tokens" or not "".join(outside).strip(), (code, name)
-    assert set(words(text, code)) <= set(found["tokens"])
-    assert sum(any(map(str.isalnum, text[a:b])) for a, b in found["tokens"]) == len(words(text, code))
+        assert not "".join(outside).strip(), (code, longest)
 
 
 @needs_web
@@ -48,10 +56,11 @@ def test_spans_of_web_text(code: str) -> None:
     text = web_text(code)
     check_spans(text, code)
     spans = chunks(text, code, words_per_chunk=256, min_words=32)
-    found = words(text, code)
-    inside = [sum(a <= s and e <= b for s, e in found) for a, b in spans]
+    word_spans = words(text, code)
+    total = len(word_spans)
+    inside = [sum(a <= s and e <= b for s, e in word_spans) for a, b in spans]
     assert inside[:-1] == [256] * (len(inside) - 1) and 32 <= inside[-1] <= 256
-    assert len(found) - sum(inside) < 32 and len(inside) == len(found) // 256 + (len(found) % 256 >= 32)
+    assert total - sum(inside) < 32 and len(inside) == total // 256 + (total % 256 >= 32)
     edges = {0, *(end for _, end in graphemes(text))}
     assert all(a in edges and b in edges and not text[b - 1].isspace() for a, b in spans)
     # a space that carries a mark (Burmese in a legacy encoding) is a letter of its word
@@ -61,7 +70,10 @@ def test_spans_of_web_text(code: str) -> None:
 
 
 def test_hostile_text() -> None:
-    letters = "a. Z.\n\r\x00\ud83d\udc00 \u0301\u200d\u200b👩🇳🇴ก้ำကမ္ဘာ្រ្តស្រ។한글ᄒ中文「」ー゙नमस्ते।א״ل.؟\u0600\u0d4e1,2 \ufeff\u2028\xa0😀"
+    letters = (
+        "a. Z.\n\r\x00\ud83d\udc00 \u0301\u200d\u200b👩🇳🇴ก้ำကမ္ဘာ្រ្តស្រ។한글ᄒ中文「」ー゙नमस्ते।א״ل.؟"
+        "\u0600\u0d4e1,2 \ufeff\u2028\xa0😀"
+    )
     for seed in range(150):
         chance = random.Random(seed)
         text = "".join(chance.choices(letters, k=chance.randint(0, 80)))
@@ -71,7 +83,8 @@ def test_hostile_text() -> None:
 
 def check_spans_hostile(text: str, code: str) -> None:
     edges = {0, *(end for _, end in graphemes(text))}
-    for spans in (tokens(text, code), sentences(text, code, longest=20), chunks(text, code, words_per_chunk=3, min_words=1)):
+    pieces = chunks(text, code, words_per_chunk=3, min_words=1)
+    for spans in (tokens(text, code), sentences(text, code, longest=20), pieces):
         assert all(0 <= a < b <= len(text) for a, b in spans)
         assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
     assert all(a in edges and b in edges for a, b in tokens(text, code)), (text, code)
@@ -103,7 +116,8 @@ def test_megabytes(name: str) -> None:
 
 
 def test_megabytes_in_linear_time() -> None:
-    for text, code in (("neno moja " * 50_000, "swh"), ("ภาษาไทยไม่มีช่องว่าง" * 20_000, "tha"), ("没有句号的一行文字" * 40_000, "cmn")):
+    swahili, thai, chinese = "neno moja " * 50_000, "ภาษาไทยไม่มีช่องว่าง" * 20_000, "没有句号的一行文字" * 40_000
+    for text, code in ((swahili, "swh"), (thai, "tha"), (chinese, "cmn")):
         times = []
         for part in (text[: len(text) // 4], text):
             began = time.process_time()
@@ -114,8 +128,8 @@ def test_megabytes_in_linear_time() -> None:
 
 def test_marks_of_encodings_are_no_words() -> None:
     text = "\ufeffUne phrase, un caf\u00e9.\r\n\r\nDeux\x85trois\u2028fin"
-    found = [text[a:b] for a, b in words(text, "fra")]
-    assert found == ["Une", "phrase", "un", "café", "Deux", "trois", "fin"]
+    french = [text[a:b] for a, b in words(text, "fra")]
+    assert french == ["Une", "phrase", "un", "café", "Deux", "trois", "fin"]
     misread = "caf\u00c3\u00a9 na\u00c3\u00afve \ufffd\ufffd ok"  # UTF-8 read as Latin-1, and bytes that were none
     check_spans(misread, "fra")
     assert [misread[a:b] for a, b in words(misread, "fra")][-1] == "ok"
@@ -125,11 +139,11 @@ def test_marks_of_encodings_are_no_words() -> None:
 @pytest.mark.parametrize("code", ["eng", "tha", "cmn", "hin", "arb", "mya"])
 def test_chunks_to_a_sentence_end(code: str) -> None:
     text = web_text(code)
-    paper, found = chunks(text, code, words_per_chunk=256, min_words=32), words(text, code)
+    paper, word_spans = chunks(text, code, words_per_chunk=256, min_words=32), words(text, code)
     spans = chunks(text, code, words_per_chunk=256, min_words=32, policy="sentence")
-    inside = [sum(a <= s and e <= b for s, e in found) for a, b in spans]
+    inside = [sum(a <= s and e <= b for s, e in word_spans) for a, b in spans]
     assert all(192 < n <= 256 for n in inside[:-1])
-    assert len(found) - sum(inside) < 32 and len(spans) >= len(paper)
+    assert len(word_spans) - sum(inside) < 32 and len(spans) >= len(paper)
     ends = {end for _, end in sentences(text, code)}
     closed = [b in ends for _, b in spans[:-1]]
     assert sum(closed) > sum(b in ends for _, b in paper[:-1]) and sum(closed) >= 0.5 * len(closed)
@@ -162,17 +176,29 @@ def test_segment_any_text_with_a_tiny_model(tmp_path) -> None:
 
     text = "Hello there. This is a test!\n\nMakumbusho yalifunguliwa. ที่กรุงเทพ 🎉 ok"
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.train_from_iterator([text] * 3, trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="<unk>"))
-    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="<unk>")
+    unigram.train_from_iterator([text] * 3, trainer)
+    ends = [("<s>", 0), ("</s>", 2)]
+    unigram.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", **names).save_pretrained(tmp_path)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram, bos_token="<s>", eos_token="</s>", **names)
+    tokenizer.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 514, "num_labels": 1}
-    SubwordXLMForTokenClassification(SubwordXLMConfig(vocab_size=len(made.get_vocab()), **size)).save_pretrained(tmp_path)
+    config = SubwordXLMConfig(
+        vocab_size=len(unigram.get_vocab()),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=514,
+        num_labels=1,
+    )
+    SubwordXLMForTokenClassification(config).save_pretrained(tmp_path)
     texts = [text, "", "x", "a\ud83d b\x00"]
-    for given, spans in zip(texts, sat_sentences(texts, model=str(tmp_path)), strict=True):
-        shown = [given[a:b] for a, b in spans]
-        assert "".join("".join(shown).split()) == "".join(given.split())  # random weights: somewhere, but all of it and in order
-        assert all(s == s.strip() and "\n" not in s for s in shown)
+    for text, spans in zip(texts, sat_sentences(texts, model=str(tmp_path)), strict=True):
+        pieces = [text[a:b] for a, b in spans]
+        # the weights are random: the text is cut somewhere, but nothing is lost and the order is kept
+        assert "".join("".join(pieces).split()) == "".join(text.split())
+        assert all(s == s.strip() and "\n" not in s for s in pieces)

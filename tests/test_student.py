@@ -1,4 +1,5 @@
-"""The student: what it promises about offsets, files, windows, doubtful spans and repeatability, on models small enough for a second."""
+"""The student: what it promises about offsets, files, windows, doubtful spans and repeatability, on models that train
+in a second."""
 
 import random
 
@@ -8,13 +9,16 @@ torch = pytest.importorskip("torch")
 
 from finerweb.student.objective import label_names  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
-from finerweb.student.targets import choose_labels, make_cells, make_examples, relation  # noqa: E402
-from finerweb.data import Entity  # noqa: E402
+from finerweb.student.targets import choose_labels, make_examples, make_targets, relation  # noqa: E402
+from finerweb.data import Entity, lesson_entity  # noqa: E402
 from finerweb.models.char_encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
 from finerweb.student.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.models.scoring import score_passages  # noqa: E402
 from finerweb.text.segment import graphemes  # noqa: E402
-from finerweb.student.model import SpanBinder, candidate_spans, collate, flat, read_labels, strongest  # noqa: E402
+from finerweb.student.decoding import flat  # noqa: E402
+from finerweb.student.labels import read_labels  # noqa: E402
+from finerweb.student.model import SpanBinder, candidate_spans, strongest  # noqa: E402
+from finerweb.student.windows import collate  # noqa: E402
 from finerweb.student.calibration import calibrate  # noqa: E402
 from finerweb.student.training import train_binder  # noqa: E402
 
@@ -25,7 +29,8 @@ SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, betwe
     ("Juma Otieno anaishi Kisumu", {"Juma Otieno": "person", "Kisumu": "city"}),
     ("hakuna jina hapa", {}),
 ]
-TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2, loss="bce", encoder_dropout=0.0, seed=1, progress=False)
+TRAINING = dict(steps=90, batch=5, encoder_rate=5e-3, head_rate=5e-3, candidates=0.5, negatives=2)
+TRAINING |= dict(loss="bce", encoder_dropout=0.0, seed=1, progress=False)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,11 +43,11 @@ def untrained(encoder: str, **changes) -> SpanBinder:
 
 
 def rows() -> list[dict]:
-    made = []
-    for text, named in SENTENCES:
-        entities = [{"start": text.index(m), "end": text.index(m) + len(m), "label": label, "score": 1.0} for m, label in named.items()]
-        made.append({"text": text, "language": "swh", "entities": entities, "undecided": []})
-    return made
+    result = []
+    for text, labels in SENTENCES:
+        entities = [lesson_entity(text, mention, label) | {"score": 1.0} for mention, label in labels.items()]
+        result.append({"text": text, "language": "swh", "entities": entities, "undecided": []})
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +58,9 @@ def trained(tiny_encoder) -> SpanBinder:
     return model
 
 
-def said(model: SpanBinder, labels: list[str], **options) -> list[set]:
-    found = model.predict([r["text"] for r in rows()], labels, progress=False, **options)
-    return [{(e.start, e.end, e.label) for e in entities} for entities in found]
+def predicted(model: SpanBinder, labels: list[str], **options) -> list[set]:
+    entities_of = model.predict([row["text"] for row in rows()], labels, progress=False, **options)
+    return [{(e.start, e.end, e.label) for e in entities} for entities in entities_of]
 
 
 def gold() -> list[set]:
@@ -63,41 +68,47 @@ def gold() -> list[set]:
 
 
 def test_it_learns_what_it_is_shown(trained):
-    assert said(trained, ["person", "city", "country"], threshold=0.5) == gold()
+    assert predicted(trained, ["person", "city", "country"], threshold=0.5) == gold()
 
 
 def test_broad_labels_are_answered_too(trained):
     places = [{(s, e, "location") for s, e, label in some if label != "person"} for some in gold()]
-    assert said(trained, ["location"], threshold=0.5) == places
+    assert predicted(trained, ["location"], threshold=0.5) == places
 
 
 def test_start_of_one_and_end_of_the_next_are_no_span(trained):
     text = SENTENCES[0][0]
-    read, _, _ = collate(trained, trained.windows(0, text))
+    inputs, _, _ = collate(trained, trained.windows(0, text))
     with torch.no_grad():
-        starts, ends, _ = trained.parts(**read)
+        starts, ends, _ = trained.parts(**inputs)
         across = torch.tensor([[0, 8, len(text) - 1], [0, 0, 14]])  # "Nairobi Oslo", "Wangari Nairobi"
         scores = trained.score(starts, ends, across, read_labels(trained, ["city", "person"]))
     assert torch.sigmoid(scores).max() < 0.2
 
 
 def test_looking_at_every_span_finds_the_same(trained):
-    assert said(trained, ["person", "city", "country"], threshold=0.5, exact=True) == gold()
+    assert predicted(trained, ["person", "city", "country"], threshold=0.5, exact=True) == gold()
 
 
-def test_saved_and_loaded_it_says_the_same(trained, tmp_path):
+def test_saved_and_loaded_it_predicts_the_same(trained, tmp_path):
     trained.save_pretrained(tmp_path)
     assert not [p.name for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     again = SpanBinder.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     texts = [r["text"] for r in rows()]
-    assert again.predict(texts, ["city"], 0.01, progress=False) == trained.predict(texts, ["city"], 0.01, progress=False)
+    assert again.predict(texts, ["city"], 0.01, progress=False) == trained.predict(
+        texts, ["city"], 0.01, progress=False
+    )
 
 
 def test_trained_again_it_is_the_same_bit_for_bit(tiny_encoder):
     def train(seed: int) -> tuple[list, list]:
         model = untrained(tiny_encoder, dropout=0.3)
-        curve, _ = train_binder(model, rows(), **(TRAINING | {"steps": 12, "batch": 3, "encoder_dropout": 0.2, "seed": seed}))
+        curve, _ = train_binder(
+            model, rows(), **(TRAINING | {"steps": 12, "batch": 3, "encoder_dropout": 0.2, "seed": seed})
+        )
         return curve, [p.clone() for p in model.parameters()]
 
     torch.manual_seed(5)  # whatever was drawn before must not matter
@@ -122,15 +133,29 @@ def test_windows_find_what_the_whole_finds(trained, tiny_encoder, encoder):
         finally:
             model.config.window = 400
         assert [(e.start, e.end, e.label) for e in cut] == [(e.start, e.end, e.label) for e in whole]
-    else:  # attention sees the whole window, so only the cover can be compared: each span that may be found is whole in a window
+    else:  # attention sees the whole window, so only the cover is compared: each span that may be found is whole in one
         model = untrained("minilm", label_encoder=tiny_encoder, window=40, max_width=8)
         windows = model.windows(0, text)
         units = model.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         insides = [{w.offsets[i] for i in range(*w.inner)} for w in windows]
-        assert len(windows) > 3 and all(any(set(units[i : i + 8]) <= inside for inside in insides) for i in range(len(units) - 7))
+        assert len(windows) > 3 and all(
+            any(set(units[i : i + 8]) <= inside for inside in insides) for i in range(len(units) - 7)
+        )
 
 
-HOSTILE = ["", " ", "\x00\x00", "a\ud800b", "👨‍👩‍👧‍👦 na 🇰🇪🇰🇪", "e\u0301" * 30, "กำ" * 20, "שלום עולם abc سلام", "\r\n\r\n", "x" * 3000, "क्षत्रिय"]
+HOSTILE = [
+    "",
+    " ",
+    "\x00\x00",
+    "a\ud800b",
+    "👨‍👩‍👧‍👦 na 🇰🇪🇰🇪",
+    "e\u0301" * 30,
+    "กำ" * 20,
+    "שלום עולם abc سلام",
+    "\r\n\r\n",
+    "x" * 3000,
+    "क्षत्रिय",
+]
 
 
 @pytest.mark.parametrize("encoder", ["tiny", "minilm"])
@@ -154,7 +179,7 @@ def test_an_undecided_span_is_neither_taught_nor_forbidden(tiny_encoder):
     model = untrained(tiny_encoder)
     examples, _ = make_examples(model, doubtful)
     everything = torch.tensor([[1, i, j] for i in range(26) for j in range(i, 26)])
-    spans, targets, valid, _ = make_cells(examples, everything, 30, ["city", "person"])
+    spans, targets, valid, _ = make_targets(examples, everything, 30, ["city", "person"])
     touching = (spans[:, 0] == 1) & (spans[:, 1] < start + 7) & (spans[:, 2] >= start)
     assert touching.any() and not valid[touching].any() and valid[~touching].all()
     scores = torch.zeros(len(spans), 2, requires_grad=True)
@@ -163,7 +188,14 @@ def test_an_undecided_span_is_neither_taught_nor_forbidden(tiny_encoder):
 
 
 def test_what_no_window_can_hold_is_counted_and_left_out(tiny_encoder):
-    long = [{"text": "Wangari " * 6, "language": "swh", "entities": [{"start": 0, "end": 47, "label": "person", "score": 1.0}], "undecided": []}]
+    long = [
+        {
+            "text": "Wangari " * 6,
+            "language": "swh",
+            "entities": [{"start": 0, "end": 47, "label": "person", "score": 1.0}],
+            "undecided": [],
+        }
+    ]
     examples, missed = make_examples(untrained(tiny_encoder), long + rows())
     assert missed == 1 and examples[0].gold == [] and examples[0].veiled
     with pytest.raises(ValueError, match="none of the 1 training rows"):
@@ -177,22 +209,25 @@ def test_sentences_are_chosen_and_names_exchanged_without_harm():
     options = dict(confident_only=True, min_score=0.5, longest=26, empty=0.1, seed=1)
     chosen = choose_rows(many, **options)
     assert chosen == choose_rows(many, **options)
-    assert all(len(r["text"]) <= 26 and not r["undecided"] and all(e["score"] >= 0.5 for e in r["entities"]) for r in chosen)
+    assert all(
+        len(r["text"]) <= 26 and not r["undecided"] and all(e["score"] >= 0.5 for e in r["entities"]) for r in chosen
+    )
     assert sum(not r["entities"] for r in chosen) == round(sum(bool(r["entities"]) for r in chosen) / 9)
-    known = {r["text"][e["start"] : e["end"]]: e["label"] for r in many for e in r["entities"]}
+    label_of = {r["text"][e["start"] : e["end"]]: e["label"] for r in many for e in r["entities"]}
     swapped = swap_names(many, 1.0, seed=2)
     assert swapped[0] == many[0] and any(a["text"] != b["text"] for a, b in zip(swapped, many, strict=True))
-    assert all(known[r["text"][e["start"] : e["end"]]] == e["label"] for r in swapped for e in r["entities"])
+    assert all(label_of[r["text"][e["start"] : e["end"]]] == e["label"] for r in swapped for e in r["entities"])
     assert swap_names(many, 0.0, seed=2) == many
 
 
 def test_relations_and_labels_of_a_batch():
     assert relation("organization", "company") == 1 and relation("company", "organization") == -1
     assert relation("company", "sports team") == 0 and relation("location", "city / region") == 1
-    asked = choose_labels(["city"], ["city", "company", "date", "location", "person"], 2, random.Random(1))
-    assert asked[:2] == ["city", "location"] and len(set(asked)) == 4
+    labels = choose_labels(["city"], ["city", "company", "date", "location", "person"], 2, random.Random(1))
+    assert labels[:2] == ["city", "location"] and len(set(labels)) == 4
     words = {"swh": {"city": "mji"}}
-    assert [label_names(words, "city", ["swh"], how) for how in ("english", "target", "both")] == [["city"], ["mji"], ["city", "mji"]]
+    names = [label_names(words, "city", ["swh"], how) for how in ("english", "target", "both")]
+    assert names == [["city"], ["mji"], ["city", "mji"]]
     assert label_names(words, "person", ["swh"], "target") == ["person"]
 
 
@@ -210,8 +245,8 @@ def test_candidates_and_flat_decoding():
     allowed = torch.ones(2, 6, dtype=torch.bool)
     assert len(candidate_spans(allowed, allowed, 3)) == 2 * (6 + 5 + 4)
     scores = torch.arange(40.0).reshape(1, 40)
-    kept = strongest(scores, torch.ones(1, 40, dtype=torch.bool), 0.25)
-    assert kept.nonzero()[:, 1].tolist() == list(range(30, 40))
+    strong = strongest(scores, torch.ones(1, 40, dtype=torch.bool), 0.25)
+    assert strong.nonzero()[:, 1].tolist() == list(range(30, 40))
     entities = [Entity(0, 5, "a", 0.6), Entity(3, 9, "b", 0.9), Entity(9, 12, "a", 0.5)]
     assert flat(entities) == [Entity(3, 9, "b", 0.9), Entity(9, 12, "a", 0.5)]
 
@@ -226,7 +261,9 @@ def test_calibration_ignores_undecided_and_never_lowers_f1(trained):
 def test_losses_by_hand():
     logits, targets, valid = torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.0]), torch.tensor([True, False])
     assert bce_loss(logits, targets, valid).item() == pytest.approx(0.6931, abs=1e-4)
-    assert focal_loss(logits, targets, valid, gamma=2.0, alpha=0.75).item() == pytest.approx(0.6931 * 0.25 * 0.75, abs=1e-4)
+    assert focal_loss(logits, targets, valid, gamma=2.0, alpha=0.75).item() == pytest.approx(
+        0.6931 * 0.25 * 0.75, abs=1e-4
+    )
 
 
 def test_encoder_is_independent_of_padding_and_reloads(tiny_encoder):
@@ -243,7 +280,8 @@ def test_encoder_is_independent_of_padding_and_reloads(tiny_encoder):
 
 
 def test_the_hash_is_the_same_on_every_machine():
-    assert hash_ngrams(torch.tensor([[79, 115, 108, 111]]), 20000)[0, 1].tolist() == [10596, 13197, 1546, 15377, 5816, 17410, 10610, 2721]
+    hashes = hash_ngrams(torch.tensor([[79, 115, 108, 111]]), 20000)
+    assert hashes[0, 1].tolist() == [10596, 13197, 1546, 15377, 5816, 17410, 10610, 2721]
 
 
 def test_regressor_scores_any_text(tiny_encoder):
@@ -251,7 +289,9 @@ def test_regressor_scores_any_text(tiny_encoder):
     tokenizer, model = load_sequence_regressor(tiny_encoder)
     scores = score_passages(HOSTILE, tokenizer, model, batch=4, max_length=64)
     assert len(scores) == len(HOSTILE) and all(s == s for s in scores)
-    assert scores[4] == pytest.approx(score_passages([HOSTILE[4]], tokenizer, model, batch=1, max_length=64)[0], abs=1e-4)
+    assert scores[4] == pytest.approx(
+        score_passages([HOSTILE[4]], tokenizer, model, batch=1, max_length=64)[0], abs=1e-4
+    )
 
 
 def test_shapes_are_the_same_in_all_scripts(tmp_path):
@@ -265,7 +305,9 @@ def test_shapes_are_the_same_in_all_scripts(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = load_sequence_regressor(tmp_path)[1].eval()
-    assert again.config.reads == ["shapes"] and torch.allclose(score(again, "Anna, 1999?"), torch.tensor([same]), atol=1e-6)
+    assert again.config.reads == ["shapes"] and torch.allclose(
+        score(again, "Anna, 1999?"), torch.tensor([same]), atol=1e-6
+    )
 
 
 def test_an_encoder_of_characters_and_shapes_reads_both_and_training_hides_characters(tmp_path):
@@ -277,7 +319,9 @@ def test_an_encoder_of_characters_and_shapes_reads_both_and_training_hides_chara
     model.encoder.config.hidden_characters, model.encoder.dropout.p = 1.0, 0.0
     one, two = score(model.train(), "Anna, 1999?", "Otto, 1234?").tolist()
     assert one == pytest.approx(two, abs=1e-6), "all hidden: only the shapes are left"
-    assert score(model.eval(), "Anna, 1999?", "Otto, 1234?").tolist() == [same_shape, other_words], "nothing is hidden but in training"
+    assert score(model.eval(), "Anna, 1999?", "Otto, 1234?").tolist() == [same_shape, other_words], (
+        "nothing is hidden but in training"
+    )
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert torch.equal(score(load_sequence_regressor(tmp_path)[1].eval(), "Anna, 1999?"), score(model, "Anna, 1999?"))

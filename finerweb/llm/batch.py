@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 
+from fastcore.basics import patch
+
 from .protocol import api_key, body, read_completion
 from .ledger import Ledger, stored_replies
 from .chat import ChatReply, ChatRequest, failure
@@ -75,30 +77,32 @@ class Batch:
     def __repr__(self) -> str:
         return f"Batch({self.model} at {self.base_url})"
 
-    def replies(self, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
-        """(key, reply) for each (key, request), and for whatever else is in an open batch of the teacher.
-        Raises Hopeless where the service refuses."""
-        from openai import OpenAI, OpenAIError
+# %% ../../nbs/04_llm/07_batch.ipynb #0dac8822
+@patch
+def replies(self: Batch, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
+    """(key, reply) for each (key, request), and for whatever else is in an open batch of the teacher.
+    Raises Hopeless where the service refuses."""
+    from openai import OpenAI, OpenAIError
 
-        secret = api_key(self.base_url, self.api_key_env)
-        client = OpenAI(base_url=self.base_url, api_key=secret, max_retries=6, timeout=300)
-        try:
-            _find_lost(self, client)
-            sent = {key for _, keys in open_batches(self.ledger, self.account).values() for key in keys}
-            _send(self, client, ((key, request) for key, request in requests if key not in sent))
-            waiting = open_batches(self.ledger, self.account)
-            while waiting:
-                for name, (service_id, keys) in list(waiting.items()):
-                    batch = client.batches.retrieve(service_id)
-                    if batch.status in ENDED:
-                        yield from _collect(self, client, batch, keys)
-                        end_batch(self.ledger, name)
-                        del waiting[name]
-                if waiting:
-                    self.sleep(self.poll)
-        except OpenAIError as error:
-            advice = "What was sent stands in the ledger and is collected by the next run."
-            raise Hopeless(f"the batch service at {self.base_url}: {error}. {advice}") from None
+    secret = api_key(self.base_url, self.api_key_env)
+    client = OpenAI(base_url=self.base_url, api_key=secret, max_retries=6, timeout=300)
+    try:
+        _find_lost(self, client)
+        sent = {key for _, keys in open_batches(self.ledger, self.account).values() for key in keys}
+        _send(self, client, ((key, request) for key, request in requests if key not in sent))
+        waiting = open_batches(self.ledger, self.account)
+        while waiting:
+            for name, (service_id, keys) in list(waiting.items()):
+                batch = client.batches.retrieve(service_id)
+                if batch.status in ENDED:
+                    yield from _collect(self, client, batch, keys)
+                    end_batch(self.ledger, name)
+                    del waiting[name]
+            if waiting:
+                self.sleep(self.poll)
+    except OpenAIError as error:
+        advice = "What was sent stands in the ledger and is collected by the next run."
+        raise Hopeless(f"the batch service at {self.base_url}: {error}. {advice}") from None
 
 # %% ../../nbs/04_llm/07_batch.ipynb #f0412fe4
 def _find_lost(backend: Batch, client: object) -> None:
@@ -149,7 +153,7 @@ def _send(backend: Batch, client: object, requests: Iterable[tuple[str, ChatRequ
         )
         name_batch(backend.ledger, name, batch.id)
 
-
+# %% ../../nbs/04_llm/07_batch.ipynb #8e205872
 def _read_line(line: str) -> tuple[str, ChatReply]:
     "(key, reply) of a line of an answer file; the key is \"\" where the line has none."
     try:

@@ -14,9 +14,6 @@ from functools import lru_cache
 from ..data import storable
 
 # %% ../../nbs/04_llm/09_schema.ipynb #52c322ad
-DEPTH = 64  # brackets in brackets: our schemas need 4, and readers recurse
-
-
 class _Torn:
     "Stands for a property that an object has twice, with different values: it fits no schema."
 
@@ -48,6 +45,9 @@ def clean(value: object) -> object:
     if isinstance(value, dict):
         return {storable(k): clean(v) for k, v in value.items()}
     return value
+
+# %% ../../nbs/04_llm/09_schema.ipynb #d1c5dd02
+DEPTH = 64  # brackets in brackets: our schemas need 4, and readers recurse
 
 
 def too_deep(text: str) -> bool:
@@ -131,7 +131,7 @@ def _fit_text(value: str, schema: dict, losses: Counter) -> str:
     losses["end of a text"] += len(value) > most
     return value[:most]
 
-
+# %% ../../nbs/04_llm/09_schema.ipynb #94f1fe40
 def _fit(value: object, schema: dict, losses: Counter, *, listed: bool) -> object:
     "The part of `value` that fits `schema`, or _GONE; adds to `losses`. `listed`: the value stands in a list."
     kind = schema.get("type")

@@ -13,6 +13,8 @@ import time
 from collections import deque
 from email.utils import parsedate_to_datetime
 
+from fastcore.basics import patch
+
 # %% ../../nbs/04_llm/04_throttle.ipynb #614d50ef
 class Slots:
     "The requests that may be in flight (`now`, 1 to `most`): additive increase, multiplicative decrease."
@@ -107,27 +109,35 @@ class Traffic:
             if not turn.done():
                 turn.set_result(None)
 
-    def count_answer(self, refusal: str) -> None:
-        """Counts an answer; `refusal` is the reason where the server refused the request, else "".
-        Raises Hopeless where the server has refused every request so far, and many."""
-        self.slots.success()
-        self.any_success = self.any_success or not refusal
-        self.failed_in_a_row = 0 if self.any_success else self.failed_in_a_row + 1
-        self._check_hope(refusal)
+# %% ../../nbs/04_llm/04_throttle.ipynb #31d3fab8
+@patch
+def count_answer(self: Traffic, refusal: str) -> None:
+    """Counts an answer; `refusal` is the reason where the server refused the request, else "".
+    Raises Hopeless where the server has refused every request so far, and many."""
+    self.slots.success()
+    self.any_success = self.any_success or not refusal
+    self.failed_in_a_row = 0 if self.any_success else self.failed_in_a_row + 1
+    self._check_hope(refusal)
 
-    def count_fault(self, fault: Fault, *, sent: float) -> None:
-        "Counts a fault of a request that was sent at the time `sent`."
-        now = time.monotonic()
-        if fault.busy:
-            self.slots.fault(sent=sent, now=now)
-        if fault.wait is not None:
-            self.pause_until = max(self.pause_until, now + fault.wait)
 
-    def count_loss(self, reason: str) -> None:
-        "Counts a request that is not tried again. Raises Hopeless at too many in a row."
-        self.failed_in_a_row += 1
-        self._check_hope(reason)
+@patch
+def count_fault(self: Traffic, fault: Fault, *, sent: float) -> None:
+    "Counts a fault of a request that was sent at the time `sent`."
+    now = time.monotonic()
+    if fault.busy:
+        self.slots.fault(sent=sent, now=now)
+    if fault.wait is not None:
+        self.pause_until = max(self.pause_until, now + fault.wait)
 
-    def _check_hope(self, reason: str) -> None:
-        if self.failed_in_a_row >= GIVEN_UP:
-            raise Hopeless(f"{reason}. So ended {self.failed_in_a_row} requests in a row; what was answered is kept.")
+
+@patch
+def count_loss(self: Traffic, reason: str) -> None:
+    "Counts a request that is not tried again. Raises Hopeless at too many in a row."
+    self.failed_in_a_row += 1
+    self._check_hope(reason)
+
+
+@patch
+def _check_hope(self: Traffic, reason: str) -> None:
+    if self.failed_in_a_row >= GIVEN_UP:
+        raise Hopeless(f"{reason}. So ended {self.failed_in_a_row} requests in a row; what was answered is kept.")

@@ -17,10 +17,11 @@ from ..data import Entity, broader
 Spans = dict[tuple[int, int], dict[str, str]]  # (start, end) -> teacher -> label
 
 
-def spans_said(said: dict[str, list[Entity]], *, min_score: float) -> Spans:
-    "What each teacher says of a span, spans in order of place; candidates below `min_score` say nothing."
+def spans_said(annotations: dict[str, list[Entity]], *, min_score: float) -> Spans:
+    """The label that each teacher gives to each span, spans in order of place, from teacher -> entities. Candidates
+    below `min_score` are left out."""
     spans: Spans = defaultdict(dict)
-    for teacher, entities in said.items():
+    for teacher, entities in annotations.items():
         for e in entities:
             if e.score >= min_score:
                 spans[e.start, e.end].setdefault(teacher, e.label)
@@ -28,7 +29,8 @@ def spans_said(said: dict[str, list[Entity]], *, min_score: float) -> Spans:
 
 
 def agreed_labels(text: str, spans: Spans) -> dict[str, Counter]:
-    "Text of a span that two or more teachers have exactly -> label -> how often; unlike labels share the one time."
+    """Text of a span that two or more teachers have exactly -> label -> how often. A span counts once: different labels
+    share the one time."""
     agreed: dict[str, Counter] = defaultdict(Counter)
     for (start, end), labels in spans.items():
         if len(labels) > 1:
@@ -38,9 +40,12 @@ def agreed_labels(text: str, spans: Spans) -> dict[str, Counter]:
 
 # %% ../../nbs/06_models/04_agreement.ipynb #12153876
 def lone_and_backed(known: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
-    "The probabilities (alone, π) from (unconfirmed, confirmed) counts at names agreed upon elsewhere and at all others; few counts pull towards a half."
-    missed = (known[0] + 1) / (sum(known) + 3)
-    confirmed = (new[1] + 2) / (sum(new) + 4)
+    """The probabilities (right when alone, π) from (unconfirmed, confirmed) counts of spans: at names agreed upon
+    elsewhere, and at all others. Few counts pull towards a half."""
+    known_unconfirmed, _ = known
+    _, new_confirmed = new
+    missed = (known_unconfirmed + 1) / (sum(known) + 3)
+    confirmed = (new_confirmed + 2) / (sum(new) + 4)
     right = min(0.98, confirmed / (1 - missed))
     return right * missed / (1 - confirmed), right
 
@@ -48,58 +53,93 @@ def lone_and_backed(known: tuple[int, int], new: tuple[int, int]) -> tuple[float
 _LABEL_PRIOR = 10  # annotations of a label before its own counts weigh as much as what is assumed
 
 
-def _coverage(spans: Sequence[Spans]) -> dict[tuple[str, str], float]:
+def _coverage(passages: Sequence[Spans]) -> dict[tuple[str, str], float]:
     "(teacher, broad label) -> 0 where no other teacher looks for it, 1 where they do."
-    said, confirmed, teachers = Counter(), Counter(), set()
-    for labels in (labels for here in spans for labels in here.values()):
-        teachers |= labels.keys()
-        for teacher, label in labels.items():
-            for key in ((teacher, broader(label)), (teacher, None), (None, broader(label))):
-                said[key] += 1
-                confirmed[key] += len(labels) > 1
+    # both count (teacher, label), (teacher, None) for all labels and (None, label) for all teachers
+    uses, confirmations = Counter(), Counter()
+    for spans in passages:
+        for labels in spans.values():
+            for teacher, label in labels.items():
+                for key in ((teacher, broader(label)), (teacher, None), (None, broader(label))):
+                    uses[key] += 1
+                    confirmations[key] += len(labels) > 1
     covered = {}
-    for (teacher, label), n in sorted((key, n) for key, n in said.items() if None not in key):
-        usual = (confirmed[teacher, None] + 1) / (said[teacher, None] + 2)
-        share = (confirmed[teacher, label] + _LABEL_PRIOR * usual) / (n + _LABEL_PRIOR) / usual
-        used = (said[None, label] - n + _LABEL_PRIOR) / (n + _LABEL_PRIOR)
+    for teacher, label in sorted(key for key in uses if None not in key):
+        own_uses = uses[teacher, label]
+        usual = (confirmations[teacher, None] + 1) / (uses[teacher, None] + 2)
+        share = (confirmations[teacher, label] + _LABEL_PRIOR * usual) / (own_uses + _LABEL_PRIOR) / usual
+        used = (uses[None, label] - own_uses + _LABEL_PRIOR) / (own_uses + _LABEL_PRIOR)
         covered[teacher, label] = min(1.0, max(share, used))
     return covered
 
 # %% ../../nbs/06_models/04_agreement.ipynb #ad82ddd1
-def _count(text: str, spans: Spans, times: dict[str, float], covered: dict[tuple[str, str], float], seen: Counter, won: Counter, lost: Counter) -> None:
-    "Adds one passage to `seen` (teacher, known elsewhere, confirmed), and to `won` and `lost` (teacher, or None for the longer span)."
+@dataclass
+class _Tally:
+    "What is counted over the passages of a language."
+
+    spans: Counter = field(default_factory=Counter)  # (teacher, agreed upon elsewhere, confirmed) -> its spans
+    won: Counter = field(default_factory=Counter)  # teacher, or None for the longer span -> overlaps won
+    lost: Counter = field(default_factory=Counter)
+
+    def add_overlap(self, labels: dict[str, str], rivals: dict[str, str], longer: int) -> None:
+        "Two overlapping spans: the labels of the one that is a known name and by how much it is longer; its rival's."
+        if not len(labels) == len(rivals) == 1 or labels.keys() == rivals.keys():
+            return
+        (winner,), (loser,) = labels, rivals
+        self.won[winner] += 1
+        self.lost[loser] += 1
+        if longer > 0:
+            self.won[None] += 1
+        elif longer < 0:
+            self.lost[None] += 1
+
+
+_REACH = 5  # spans after a span that are compared with it
+
+
+def _count(
+    text: str, spans: Spans, times: dict[str, float], covered: dict[tuple[str, str], float], tally: _Tally
+) -> None:
+    "Adds one passage to `tally`; `times`: how often each name was agreed upon, in this passage too."
     places, reach = list(spans), 0
-    for n, place in enumerate(places):
-        labels, known = spans[place], times.get(text[slice(*place)], 0)
-        touching = [p for p in places[n + 1 : n + 6] if p[0] < place[1]]
-        for other in touching:
-            rivals, theirs = spans[other], times.get(text[slice(*other)], 0)
-            if len(labels) == len(rivals) == 1 and labels.keys() != rivals.keys() and bool(known) != bool(theirs):
-                (winner,), (loser,) = (labels, rivals) if known else (rivals, labels)
-                won[winner] += 1
-                lost[loser] += 1
-                longer = (place[1] - place[0]) - (other[1] - other[0])
-                if longer:
-                    (won if (longer > 0) == bool(known) else lost)[None] += 1
-        if not touching and place[0] >= reach:
+    for n, (start, end) in enumerate(places):
+        labels, agreements = spans[start, end], times.get(text[start:end], 0)
+        overlapping = [place for place in places[n + 1 : n + 1 + _REACH] if place[0] < end]
+        for place in overlapping:
+            other_start, other_end = place
+            rivals, other_agreements = spans[place], times.get(text[other_start:other_end], 0)
+            longer = (end - start) - (other_end - other_start)
+            if agreements and not other_agreements:
+                tally.add_overlap(labels, rivals, longer)
+            elif other_agreements and not agreements:
+                tally.add_overlap(rivals, labels, -longer)
+        if not overlapping and start >= reach:
             confirmed = len(labels) > 1
+            elsewhere = round(agreements) > confirmed  # more often than in this place
             for teacher, label in labels.items():
-                seen[teacher, round(known) > confirmed, confirmed] += covered[teacher, broader(label)] > 0.5
-        reach = max(reach, place[1])
+                tally.spans[teacher, elsewhere, confirmed] += covered[teacher, broader(label)] > 0.5
+        reach = max(reach, end)
 
 # %% ../../nbs/06_models/04_agreement.ipynb #bedeb7cc
 @dataclass(frozen=True)
 class Trust:
-    "What agreement tells of the teachers of one language. Without any, every score is taken at its word and the longer span wins."
-    alone: dict[str, float] = field(default_factory=dict)  # teacher without confidences -> probability that what nobody confirms is right
-    backed: dict[str, float] = field(default_factory=dict)  # the same where others speak of the same place
-    place: dict[str, float] = field(default_factory=dict)  # teacher -> log odds that of two overlapping spans its own is right
+    """What agreement tells of the teachers of one language. The default knows nothing: every score is taken as it is,
+    and the longer of two overlapping spans wins."""
+
+    # for teachers without confidences: the probability that an entity is right where nobody, where others confirm it
+    alone: dict[str, float] = field(default_factory=dict)
+    backed: dict[str, float] = field(default_factory=dict)
+    place: dict[str, float] = field(
+        default_factory=dict
+    )  # teacher -> log odds that of two overlapping spans its is right
     longer: float = 0.5  # log odds that of two overlapping spans the longer is right
-    covered: dict[tuple[str, str], float] = field(default_factory=dict)  # (teacher, broad label) -> how far the others look for it
+    covered: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # (teacher, broad label): do others look for it?
     known: dict[str, dict[str, float]] = field(default_factory=dict)  # name -> label -> how often two teachers agreed
 
     def lone(self, teacher: str, label: str, score: float) -> float:
-        "The probability that what `teacher` alone says is right; its own `score` if it gives confidences."
+        "The probability that an entity of `teacher` alone is right; its own `score` if the teacher gives confidences."
         if teacher not in self.alone:
             return score
         covered = self.covered.get((teacher, broader(label)), 1.0)
@@ -109,28 +149,48 @@ class Trust:
 _LABELS = 5  # labels of a name that are remembered, the most frequent
 
 
-def learn_trust(passages: Sequence[tuple[str, dict[str, list[Entity]]]], *, min_score: float, prior: float, prior_weight: float) -> Trust:
-    "From the (text, teacher -> entities) of a language's passages."
-    spans, known = [], defaultdict(Counter)
-    for text, said in passages:
-        spans.append(spans_said(said, min_score=min_score))
-        for name, labels in agreed_labels(text, spans[-1]).items():
+def _most_frequent(labels: Counter) -> dict[str, float]:
+    "The most frequent labels of a name, the first of the alphabet first among equals."
+    ordered = sorted(labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    return dict(ordered[:_LABELS])
+
+# %% ../../nbs/06_models/04_agreement.ipynb #1fd35707
+def learn_trust(
+    passages: Sequence[tuple[str, dict[str, list[Entity]]]],  # (text, teacher -> entities)
+    *,
+    min_score: float,  # entities with a lower score are left out
+    prior: float,  # assumed probability that a teacher is right alone
+    prior_weight: float,  # annotations that the assumption weighs as much as
+) -> Trust:
+    "What the passages of a language tell of its teachers."
+    all_spans, known = [], defaultdict(Counter)
+    for text, annotations in passages:
+        all_spans.append(spans_said(annotations, min_score=min_score))
+        for name, labels in agreed_labels(text, all_spans[-1]).items():
             known[name].update(labels)
     times = {name: sum(labels.values()) for name, labels in known.items()}
-    covered, seen, won, lost = _coverage(spans), Counter(), Counter(), Counter()
-    for (text, _), here in zip(passages, spans, strict=True):
-        _count(text, here, times, covered, seen, won, lost)
-    scored = {t for _, said in passages for t, entities in said.items() if any(e.score != 1 for e in entities)}
-    teachers = sorted({t for _, said in passages for t in said})
+    covered, tally = _coverage(all_spans), _Tally()
+    for (text, _), spans in zip(passages, all_spans, strict=True):
+        _count(text, spans, times, covered, tally)
+
+    pairs = [pair for _, annotations in passages for pair in annotations.items()]
+    teachers = sorted({teacher for teacher, _ in pairs})
+    with_confidences = {teacher for teacher, entities in pairs if any(e.score != 1 for e in entities)}
     alone, backed = {}, {}
     for t in teachers:
-        counts = [(seen[t, k, False], seen[t, k, True]) for k in (True, False)]
-        if t not in scored:
+        if t not in with_confidences:
+            counts = [
+                (tally.spans[t, elsewhere, False], tally.spans[t, elsewhere, True]) for elsewhere in (True, False)
+            ]
             share, right = lone_and_backed(*counts)
             weight = sum(map(sum, counts))
             alone[t] = min(0.9, (share * weight + prior * prior_weight) / (weight + prior_weight))
             backed[t] = min(0.9, max(0.5, right))
-    odds = lambda who: math.log((won[who] + 2) / (lost[who] + 2))
-    longer = odds(None) if won[None] + lost[None] else Trust.longer
-    names = {name: dict(sorted(labels.items(), key=lambda n: (-n[1], n[0]))[:_LABELS]) for name, labels in known.items()}
-    return Trust(alone, backed, {t: odds(t) for t in teachers}, longer, covered, names)
+
+    def odds(who: str | None) -> float:
+        return math.log((tally.won[who] + 2) / (tally.lost[who] + 2))
+
+    place = {t: odds(t) for t in teachers}
+    longer = odds(None) if tally.won[None] + tally.lost[None] else Trust.longer
+    names = {name: _most_frequent(labels) for name, labels in known.items()}
+    return Trust(alone, backed, place, longer, covered, names)

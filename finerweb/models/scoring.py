@@ -7,6 +7,8 @@ __all__ = ['one_ahead', 'batches', 'unit_budget', 'half_type', 'with_precision',
            'score_passages', 'safe_precision']
 
 # %% ../../nbs/06_models/03_scoring.ipynb #51719acd
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +18,8 @@ from ..data import storable
 
 # %% ../../nbs/06_models/03_scoring.ipynb #9d030f0a
 def one_ahead(items: Iterable) -> Iterator:
-    "The same items in the same order; the next is made in a thread while the caller works on this one. An error comes when its item would."
+    """The same items in the same order; the next is made in a thread while the caller works on this one. An error comes
+    when its item would."""
     stream, end = iter(items), object()
     with ThreadPoolExecutor(1, "one-ahead") as thread:
         coming = thread.submit(next, stream, end)
@@ -26,101 +29,156 @@ def one_ahead(items: Iterable) -> Iterator:
 
 # %% ../../nbs/06_models/03_scoring.ipynb #6f464a55
 def batches(lengths: list[int], *, most: int, budget: int) -> list[list[int]]:
-    "Numbers of texts, the longest first, in batches of at most `most` texts and `budget` units with the padding; a text longer than that is a batch of its own."
-    found: list[list[int]] = []
+    """Numbers of texts, the longest first, in batches of at most `most` texts and `budget` units with the padding; a
+    text longer than that is a batch of its own."""
+    groups: list[list[int]] = []
     for n in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
-        if found and len(found[-1]) < most and (len(found[-1]) + 1) * lengths[found[-1][0]] <= budget:
-            found[-1].append(n)
+        last = groups[-1] if groups else []
+        # the first text of a batch is its longest: all others are padded to it
+        if last and len(last) < most and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(n)
         else:
-            found.append([n])
-    return found
+            groups.append([n])
+    return groups
 
 
-def unit_budget(device, size: int) -> int:
-    "Units a batch may hold for a model whose vectors have `size` numbers: 3 MB of them in the cache, or a quarter of the GPU's free memory at 32 such vectors a unit."
-    if device.type == "cuda":
-        import torch
+_CACHE_NUMBERS = 786_432  # numbers of 32 bits in 3 MB
+_VECTORS_PER_UNIT = 32  # that a forward pass keeps at a time, about
 
-        return max(512, min(131_072, torch.cuda.mem_get_info(device)[0] // 4 // (32 * 2 * size)))
-    return max(512, 786_432 // size)
+
+def unit_budget(device: "torch.device", size: int) -> int:  # noqa: F821
+    """Units a batch may hold for a model whose vectors have `size` numbers: 3 MB of them in the cache of a processor,
+    or a quarter of the GPU's free memory at 32 such vectors a unit."""
+    if device.type != "cuda":
+        return max(512, _CACHE_NUMBERS // size)
+    import torch
+
+    free_memory, _ = torch.cuda.mem_get_info(device)
+    return max(512, min(131_072, free_memory // 4 // (_VECTORS_PER_UNIT * 2 * size)))
 
 # %% ../../nbs/06_models/03_scoring.ipynb #32688bf1
-def half_type(device) -> "torch.dtype | None":  # noqa: F821
+def half_type(device: "torch.device") -> "torch.dtype | None":  # noqa: F821
     "The 16-bit type that the device is fast with, or None."
     import torch
 
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot tell
-    return torch.bfloat16 if device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16")) else None
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot tell
+    has_bfloat16 = features.get("avx512_bf16") or features.get("amx_bf16")
+    return torch.bfloat16 if device.type == "cpu" and has_bfloat16 else None
 
 
-def with_precision(model, precision: str) -> tuple["PreTrainedModel", Callable[[], AbstractContextManager]]:  # noqa: F821
-    "(the model that reads with `precision`: float32, half or int8; makes the context it reads in). Raises ValueError for another precision."
-    import warnings
-
+def with_precision(
+    model: "PreTrainedModel",  # noqa: F821
+    precision: str,  # float32, half or int8
+) -> tuple["PreTrainedModel", Callable[[], AbstractContextManager]]:  # noqa: F821
+    """(the model that reads with `precision`, a function that makes the context in which it reads). Raises ValueError
+    for another precision."""
     import torch
 
-    if precision == "half" and (type_ := half_type(model.device)):
-        return model, partial(torch.autocast, model.device.type, dtype=type_)
+    if precision not in ("float32", "half", "int8"):
+        raise ValueError(f"precision is {precision!r}, expected 'float32', 'half' or 'int8'")
+    sixteen_bits = half_type(model.device) if precision == "half" else None
+    if sixteen_bits is not None:
+        return model, partial(torch.autocast, model.device.type, dtype=sixteen_bits)
     if precision == "int8" and model.device.type == "cpu":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch would have it done by another package
-            return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8), nullcontext
-    if precision not in ("float32", "half", "int8"):
-        raise ValueError(f"precision is {precision!r}, expected 'float32', 'half' or 'int8'")
+            linear = {torch.nn.Linear}
+            return torch.ao.quantization.quantize_dynamic(model, linear, dtype=torch.qint8), nullcontext
     return model, nullcontext
 
 # %% ../../nbs/06_models/03_scoring.ipynb #a740aefd
-def token_ids(texts: list[str], tokenizer, *, max_length: int) -> list[list[int]]:
+_MOST_CHARACTERS = 100  # of a unit, in any text that one would read
+
+
+def token_ids(texts: list[str], tokenizer: "PreTrainedTokenizer", *, max_length: int) -> list[list[int]]:  # noqa: F821
     "The units of each text, at most `max_length`."
-    # an empty text has no character; a blank one has no meaning either, but a length. No unit has more than a hundred characters in any text one would read
-    clean = [storable(t[: 100 * max_length]) or " " for t in texts]
+    # an empty text has no unit; it is read as a blank
+    clean = [storable(text[: _MOST_CHARACTERS * max_length]) or " " for text in texts]
     return tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
 
 
-def score_ids(ids: list[list[int]], model, *, pad: int, batch: int, context: Callable[[], AbstractContextManager] = nullcontext) -> list[float]:
-    "The regression model's score of each text, given its units. Raises ValueError for a model that gives more than one number."
+def score_ids(
+    ids: list[list[int]],
+    model: "PreTrainedModel",  # noqa: F821
+    *,
+    pad: int,  # the number of the padding
+    batch: int,  # texts in a batch, at most
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[float]:
+    "The regression model's score of each text, given its units. Raises ValueError for a model with several outputs."
     import torch
 
-    device, found, order = model.device, [], []
+    device, outputs, order = model.device, [], []
     cuda = device.type == "cuda"
+    budget = unit_budget(device, model.config.hidden_size)
     with torch.inference_mode(), context():
-        for chosen in batches([len(x) for x in ids], most=batch, budget=unit_budget(device, model.config.hidden_size)):
-            units = torch.full((len(chosen), len(ids[chosen[0]])), pad, pin_memory=cuda)
+        for group in batches([len(row) for row in ids], most=batch, budget=budget):
+            longest = len(ids[group[0]])
+            units = torch.full((len(group), longest), pad, pin_memory=cuda)
             mask = torch.zeros(units.shape, dtype=torch.long, pin_memory=cuda)
-            for row, n in enumerate(chosen):
+            for row, n in enumerate(group):
                 units[row, : len(ids[n])], mask[row, : len(ids[n])] = torch.tensor(ids[n]), 1
-            logits = model(input_ids=units.to(device, non_blocking=True), attention_mask=mask.to(device, non_blocking=True)).logits
+            units, mask = units.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+            logits = model(input_ids=units, attention_mask=mask).logits
             if logits.shape[-1] != 1:
-                raise ValueError(f"the filter gives {logits.shape[-1]} numbers a text, expected 1: take a sequence classifier with num_labels=1")
-            found.append(logits.float().view(-1))
-            order += chosen
-    values = torch.cat(found).tolist() if found else []
+                advice = "take a sequence classifier with num_labels=1"
+                raise ValueError(f"the filter gives {logits.shape[-1]} numbers a text, expected 1: {advice}")
+            outputs.append(logits.float().view(-1))
+            order += group
+    values = torch.cat(outputs).tolist() if outputs else []
     scores = dict(zip(order, values, strict=True))
     return [scores[n] for n in range(len(ids))]
 
 # %% ../../nbs/06_models/03_scoring.ipynb #93254f84
-def score_passages(texts: list[str], tokenizer, model, *, batch: int, max_length: int, precision: str = "float32") -> list[float]:
-    "The regression model's score of each text, in order; only the first `max_length` units of a text are read, at most `batch` texts at a time."
+_BLOCK, _PART = 512, 128  # texts
+
+
+def _parts(texts: list[str]) -> list[list[int]]:
+    "Numbers of texts, block by block, in each block the longest first, in parts."
+    parts = []
+    for begin in range(0, len(texts), _BLOCK):
+        numbers = range(begin, min(begin + _BLOCK, len(texts)))
+        block = sorted(numbers, key=lambda n: (-len(texts[n]), n))
+        parts += [block[n : n + _PART] for n in range(0, len(block), _PART)]
+    return parts
+
+
+def score_passages(
+    texts: list[str],
+    tokenizer: "PreTrainedTokenizer",  # noqa: F821
+    model: "PreTrainedModel",  # noqa: F821
+    *,
+    batch: int,  # texts read at a time, at most
+    max_length: int,  # units of a text that are read
+    precision: str = "float32",
+) -> list[float]:
+    "The regression model's score of each text, in order."
     reader, context = with_precision(model.eval(), precision)
-    parts = [
-        block[n : n + 128]
-        for begin in range(0, len(texts), 512)
-        for block in [sorted(range(begin, min(begin + 512, len(texts))), key=lambda n: (-len(texts[n]), n))]
-        for n in range(0, len(block), 128)
-    ]
-    scores, pad = {}, tokenizer.pad_token_id or 0
-    for part, ids in zip(parts, one_ahead(token_ids([texts[n] for n in part], tokenizer, max_length=max_length) for part in parts), strict=True):
-        scores |= zip(part, score_ids(ids, reader, pad=pad, batch=batch, context=context), strict=True)
+    parts, scores, pad = _parts(texts), {}, tokenizer.pad_token_id or 0
+    tokenized = (token_ids([texts[n] for n in part], tokenizer, max_length=max_length) for part in parts)
+    for part, ids in zip(parts, one_ahead(tokenized), strict=True):
+        values = score_ids(ids, reader, pad=pad, batch=batch, context=context)
+        scores |= zip(part, values, strict=True)
     return [scores[n] for n in range(len(texts))]
 
 # %% ../../nbs/06_models/03_scoring.ipynb #f2acf238
-def safe_precision(texts: list[str], tokenizer, model, *, batch: int, max_length: int, precision: str, within: float) -> tuple[str, float]:
-    "(`precision`, or float32 if a score of `texts` moves by more than `within` or is lost; the largest move)."
+def safe_precision(
+    texts: list[str],  # a few passages to try
+    tokenizer: "PreTrainedTokenizer",  # noqa: F821
+    model: "PreTrainedModel",  # noqa: F821
+    *,
+    batch: int,
+    max_length: int,
+    precision: str,  # the wanted one
+    within: float,  # the most that a score may move
+) -> tuple[str, float]:
+    "(`precision`, or float32 if a score moves by more than `within` or is lost; the largest move)."
     if precision == "float32" or not texts:
         return "float32", 0.0
     score = partial(score_passages, texts, tokenizer, model, batch=batch, max_length=max_length)
-    moved = [abs(a - b) for a, b in zip(score(), score(precision=precision), strict=True)]
-    far = max(moved) if all(m == m for m in moved) else float("inf")
-    return (precision if far <= within else "float32"), far
+    moves = [abs(a - b) for a, b in zip(score(), score(precision=precision), strict=True)]
+    any_lost = any(math.isnan(move) for move in moves)
+    largest = float("inf") if any_lost else max(moves)
+    return (precision if largest <= within else "float32"), largest

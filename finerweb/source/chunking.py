@@ -38,7 +38,7 @@ class CutDocument(NamedTuple):
     reason: str  # empty for a document that can be used
     spans: list[Span]  # from the first in the language on; with a reason, the chunk that it is about, if any
 
-
+# %% ../../nbs/08_source/03_chunking.ipynb #daaf738f
 def cut_document(
     document: Document,
     language: str,
@@ -90,7 +90,7 @@ def _by_processes(function: Callable, items: Iterable, processes: int) -> Iterat
     finally:
         pool.shutdown(cancel_futures=True)
 
-
+# %% ../../nbs/08_source/03_chunking.ipynb #efd0ed71
 def _blocks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
     stream = iter(documents)
     while block := list(islice(stream, size)):

@@ -60,7 +60,7 @@ def _is_spaced(character: str) -> bool:
 
 
 def _unspaced_gap(before: str, after: str) -> str:
-    "What stands between two tokens in a script without spaces: a space if both are words or numbers of one with spaces."
+    "What stands between tokens of a script without spaces: a space if both are words or numbers of one with spaces."
     return " " if _is_spaced(before[-1]) and _is_spaced(after[0]) else ""
 
 
@@ -151,7 +151,7 @@ def _sentences(
                 expected = f"expected a token in column {token_column} and a tag in column {tag_column}"
                 fault = fault or ValueError(f"line {n}: {expected}, found {line!r:.60}")
 
-
+# %% ../../nbs/08_source/04_conll.ipynb #e41f44ae
 def file_rows(
     path: Path, *, tokens: str | int = "tokens", tags: str | int = "ner_tags"
 ) -> Iterator[tuple[int, object]]:

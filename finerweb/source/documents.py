@@ -152,7 +152,7 @@ def _wait_for_retry(error: Exception, tries: int, what: str, *, remote: bool) ->
     time.sleep(WAITS[tries])
     return True
 
-
+# %% ../../nbs/08_source/02_documents.ipynb #7fbf5ed0
 def _from_hub(source: str, language: str) -> list[Shard]:
     for tries in range(len(WAITS) + 1):
         try:

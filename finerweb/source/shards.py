@@ -97,7 +97,7 @@ def local_shards(source: str, language: str) -> list[Shard]:
         raise FileNotFoundError(f"source {source!r}: {what}")
     return [shards[f] for f in of_language(shards, language, top=root.absolute().as_posix())]
 
-
+# %% ../../nbs/08_source/01_shards.ipynb #5977b5fd
 def _text_pattern(path: Path, top: Path) -> str:
     "The pattern of plain text in the folder of `path`: for that file alone if it is the source, else the source's own."
     return glob.escape(top.name) if path == top else top.name

@@ -38,8 +38,8 @@ LOWEST_SCORE = 0.05  # of the predictions that are looked at
 def judged_predictions(
     model, rows: Sequence[dict], *, batch_size: int, progress: bool
 ) -> Iterator[tuple[dict, list[tuple[float, bool]]]]:
-    """Each row with the predictions of `model` for it: (score, whether it is right). Predictions that touch an undecided
-    span are left out."""
+    """Each row with the predictions of `model` for it: (score, whether it is right). Predictions that touch an
+    undecided span are left out."""
     labels = sorted({broader(e["label"]) for row in rows for e in row["entities"]})
     texts = [row["text"] for row in rows]
     predicted = model.predict(texts, labels, LOWEST_SCORE, batch_size=batch_size, progress=progress)

@@ -26,7 +26,7 @@ _UNSPACED = re.compile(
 
 
 def _kind(character: str) -> str:
-    "What a character is for a cut: sign, digit, unspaced (script), letter; empty for what joins the character before it."
+    "A character's kind: sign, digit, unspaced (script) or letter; empty for one that joins the character before it."
     category = unicodedata.category(character)
     if category[0] == "M" or category == "Cf":
         return ""
@@ -49,7 +49,7 @@ def _kind_changes(word: str) -> set[int]:
         last = kind or last
     return changes
 
-
+# %% ../../nbs/32_student/10_word_windows.ipynb #3dcf9ce2
 def _cuts(word: str) -> list[int]:
     "Where a word of `03_text/00_segment` is cut: never within a grapheme."
     is_plain = len(word) <= LONGEST_WORD and word.isalnum() and word.isascii()
@@ -70,7 +70,7 @@ def _cuts(word: str) -> list[int]:
 
 # %% ../../nbs/32_student/10_word_windows.ipynb #1b088465
 def _stretch(words: list[tuple[int, int]], firsts: list[int], start: int, end: int) -> None:
-    "Widens the first and the last word of the entity from `start` to `end`, where the entity begins or ends between words."
+    "Widens the first and the last word of the entity from `start` to `end`, where it begins or ends between words."
     before, last = bisect_right(firsts, start) - 1, bisect_left(firsts, end) - 1
     if before < last and (before < 0 or words[before][1] <= start):
         words[before + 1] = (start, words[before + 1][1])
@@ -79,8 +79,8 @@ def _stretch(words: list[tuple[int, int]], firsts: list[int], start: int, end: i
 
 
 def split_words(text: str, entities: Iterable[dict] = ()) -> list[tuple[int, int]]:
-    """The spans of the words and signs of `text`, the same whatever the language; with `entities`, such that each is made
-    of whole words."""
+    """The spans of the words and signs of `text`, the same whatever the language; with `entities`, such that each is
+    made of whole words."""
     text, words, entities = storable(text), [], list(entities)
     edges = sorted({edge for e in entities for edge in (e["start"], e["end"])})
     for start, end in tokens(text, "eng"):
@@ -184,8 +184,8 @@ LONGEST_LABEL = 40  # pieces
 
 
 def spell_labels(labels: Sequence[str], tokenizer) -> dict[str, tuple[str, int]]:
-    """The text that the encoder gets for each label -> (the label, number of its pieces and its mark). Raises ValueError
-    for a label that is no text."""
+    """The text that the encoder gets for each label -> (the label, number of its pieces and its mark). Raises
+    ValueError for a label that is no text."""
     spelled = {}
     for label in dict.fromkeys(labels):
         if not isinstance(label, str) or not label.strip():

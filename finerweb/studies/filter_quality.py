@@ -8,6 +8,7 @@ __all__ = ['EVALUATION', 'human_labels', 'auc', 'separation', 'rated_chunks', 't
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #dd7f96d7
 import hashlib
+import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -15,24 +16,30 @@ from pathlib import Path
 from statistics import fmean
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #cc4d5536
-EVALUATION = ("turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam")
+EVALUATION = (
+    "turku-core", "turku-textquality", "trafilatura-eval", "trafilatura-eval-raw", "UD_English-EWT", "sms-spam",
+)  # fmt: skip
 
 
 def human_labels(source: str, kind: str) -> list[tuple[str, int]]:
     "(set, 1 for clean or 0 for noise) for each set that a document belongs to; none if humans said neither."
     if source == "turku-core":
-        said = {w.upper() for w in kind.partition("register")[2].split()}
-        clean, noise = bool(said & {"IN", "NE", "SR"}), bool(said & {"ID", "IP"})
-        return [] if clean == noise or "MT" in said else [(source, int(clean))]
+        registers = {word.upper() for word in kind.partition("register")[2].split()}
+        clean, noise = bool(registers & {"IN", "NE", "SR"}), bool(registers & {"ID", "IP"})
+        return [] if clean == noise or "MT" in registers else [(source, int(clean))]
     if source == "turku-textquality":
         share = float(re.search(r"[\d.]+", kind)[0])
         return [(source, int(share >= 0.9))] if share >= 0.9 or share <= 0.5 else []
     if source.startswith("trafilatura"):
         return [("trafilatura", int(source == "trafilatura-eval"))]
-    if source == "UD_English-EWT" and "weblog" in kind:
-        return [("ewt", 1), ("sms", 1)]
-    noisy = source == "UD_English-EWT" and re.search("answers|email|reviews", kind)
-    return [("ewt", 0)] if noisy else [("sms", 0)] if source == "sms-spam" else []
+    if source == "sms-spam":
+        return [("sms", 0)]
+    if source == "UD_English-EWT":
+        if "weblog" in kind:
+            return [("ewt", 1), ("sms", 1)]
+        if re.search("answers|email|reviews", kind):
+            return [("ewt", 0)]
+    return []
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #f085da32
 def auc(clean: list[float], noise: list[float]) -> float:
@@ -43,27 +50,37 @@ def auc(clean: list[float], noise: list[float]) -> float:
 
 
 def separation(rows: Iterable[dict], *, least: int) -> list[dict]:
-    "The AUC of each set and language with `least` clean and noisy documents, from a row each chunk: `language, document, source, kind, score`."
+    """The AUC of each set and language with `least` clean and `least` noisy documents, from a row for each chunk with
+    `language, document, source, kind, score`."""
     scores, labels = defaultdict(list), {}
-    for r in rows:
-        for name, clean in human_labels(r["source"], r["kind"]):
-            key = (name, r["language"], r["source"], r["document"])
-            scores[key].append(r["score"])
-            labels[key] = clean
-    sides = defaultdict(lambda: ([], []))
-    for key, found in scores.items():
-        sides[key[:2]][labels[key]].append(sum(found) / len(found))
-    return [
-        {"set": name, "language": language, "clean": len(clean), "noise": len(noise), "auc": auc(clean, noise)}
-        for (name, language), (noise, clean) in sorted(sides.items())
-        if min(len(clean), len(noise)) >= least
-    ]
+    for row in rows:
+        for name, is_clean in human_labels(row["source"], row["kind"]):
+            document = (name, row["language"], row["source"], row["document"])
+            scores[document].append(row["score"])
+            labels[document] = is_clean
+    clean, noise = defaultdict(list), defaultdict(list)
+    for document, chunk_scores in scores.items():
+        name, language, *_ = document
+        side = clean if labels[document] else noise
+        side[name, language].append(sum(chunk_scores) / len(chunk_scores))
+    table = []
+    for name, language in sorted(clean.keys() & noise.keys()):
+        good, bad = clean[name, language], noise[name, language]
+        if min(len(good), len(bad)) >= least:
+            row = {"set": name, "language": language, "clean": len(good), "noise": len(bad)}
+            table.append(row | {"auc": auc(good, bad)})
+    return table
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #d9405891
-def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
-    "The rated chunks of a language's file: one of each of at most `documents`, the first four of each that humans `judged`. `score` is the teachers' mean rating."
-    import random
+def _spans_to_rate(spans: list, judged: bool, chance: random.Random) -> list[tuple[int, tuple[int, int]]]:
+    "(number, span) of the first four chunks of a page that humans judged, else of one chunk that is drawn."
+    numbered = list(enumerate(spans))
+    return numbered[:4] if judged else chance.sample(numbered, min(1, len(spans)))
 
+
+def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words: int, seed: int) -> list[dict]:
+    """The rated chunks of a language's file: one of each of at most `documents`, the first four of each page that
+    humans `judged`. `score` is the teachers' mean rating."""
     import pyarrow.parquet as pq
 
     from finerweb.data import Passage, storable
@@ -71,38 +88,70 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
     from finerweb.text.segment import chunks
     from finerweb.weak.teacher import weak_teacher
 
-    code, chance, found = path.stem, random.Random(seed), []
-    pages = [r for r in pq.read_table(path).to_pylist() if r["text"].strip() and in_script(r["text"], language(code).script) >= 0.5]
-    others = [r for r in pages if r["source"] not in EVALUATION]
+    code, chance, rows = path.stem, random.Random(seed), []
+    script = language(code).script
+    pages = [page for page in pq.read_table(path).to_pylist() if page["text"].strip()]
+    pages = [page for page in pages if in_script(page["text"], script) >= 0.5]
+    others = [page for page in pages if page["source"] not in EVALUATION]
     chance.shuffle(others)
-    for r in others[:documents] + [r for r in pages if human_labels(r["source"], r["kind"] or "")]:
-        text, judged = storable(r["text"]), r["source"] in EVALUATION
-        text = " ".join(text.split()) if r["source"].startswith("trafilatura") else text
-        spans = chunks(text, code, words_per_chunk=words_per_chunk, min_words=5 if judged else min_words)  # an SMS has 30 words
-        for n, (a, b) in list(enumerate(spans))[:4] if judged else chance.sample(list(enumerate(spans)), min(1, len(spans))):
-            said = dict(id=f"{r['id']}#{n}", document=r["id"], language=code, script=language(code).script, source=r["source"], kind=r["kind"] or "")
-            found.append(said | {"judged": judged, "text": text[a:b]})
-    passages = [Passage(f["id"], f["text"], code) for f in found]
+    for page in others[:documents] + [page for page in pages if human_labels(page["source"], page["kind"] or "")]:
+        text, judged = storable(page["text"]), page["source"] in EVALUATION
+        if page["source"].startswith("trafilatura"):
+            text = " ".join(text.split())
+        least = 5 if judged else min_words  # an SMS has 30 words
+        spans = chunks(text, code, words_per_chunk=words_per_chunk, min_words=least)
+        origin = dict(document=page["id"], language=code, script=script, source=page["source"])
+        for n, (start, end) in _spans_to_rate(spans, judged, chance):
+            row = {"id": f"{page['id']}#{n}", **origin, "kind": page["kind"] or "", "judged": judged}
+            rows.append(row | {"text": text[start:end], "score": 0.0})
+    passages = [Passage(row["id"], row["text"], code) for row in rows]
+    raw_text = [storable(page["text"]) for page in others]
     for method in ("lexicon", "patterns"):
-        for f, (score, _) in zip(found, weak_teacher(method, language=code, raw_text=[storable(r["text"]) for r in others]).rate(passages), strict=True):
-            f["score"] = f.get("score", 0.0) + score / 2
-    return found
+        ratings = weak_teacher(method, language=code, raw_text=raw_text).rate(passages)
+        for row, (score, _) in zip(rows, ratings, strict=True):
+            row["score"] += score / 2
+    return rows
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #523b5fa4
-def to_learn(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, fold: int, seed: int) -> tuple[list[dict], list[dict]]:
-    "(rows to learn from, rows to be asked about): `passages` of the first, the share `crawl` of them judged pages, those of half `fold`; the other half is asked about."
-    drawn = lambda word: hashlib.sha256(f"{seed} {word}".encode()).digest()
-    rows = sorted(rows, key=lambda r: drawn(r["id"]))
-    half = lambda r: r["judged"] and drawn(r["document"])[0] % 2 == fold
-    allowed = [{**r, "target": r["score"]} for r in rows if r["language"] not in held_out]
-    pages = [r for r in allowed if half(r)][: round(crawl * passages)]
-    return pages + [r for r in allowed if not r["judged"]][: passages - len(pages)], [r for r in rows if r["judged"] and not half(r)]
+def _draw(seed: int, word: str) -> bytes:
+    "A number for `word` that looks random; sorting by it shuffles."
+    return hashlib.sha256(f"{seed} {word}".encode()).digest()
+
+
+def to_learn(
+    rows: list[dict],
+    *,
+    held_out: list[str],  # languages that nothing is learnt of
+    passages: int,  # to learn from
+    crawl: float,  # share of them that are judged pages
+    fold: int,  # 0 or 1: the half of the judged pages that may be learnt from
+    seed: int,
+) -> tuple[list[dict], list[dict]]:
+    "(rows to learn from, with the rating as `target`; rows to score: the judged pages of the other half)."
+
+    def is_mine(page: dict) -> bool:
+        "Whether a judged page is in the half that may be learnt from."
+        return _draw(seed, page["document"])[0] % 2 == fold
+
+    rows = sorted(rows, key=lambda row: _draw(seed, row["id"]))
+    allowed = [{**row, "target": row["score"]} for row in rows if row["language"] not in held_out]
+    pages = [row for row in allowed if row["judged"] and is_mine(row)][: round(crawl * passages)]
+    others = [row for row in allowed if not row["judged"]][: passages - len(pages)]
+    return pages + others, [row for row in rows if row["judged"] and not is_mine(row)]
 
 
 def filter_for(
-    rows: list[dict], *, encoder: str, loss: str, trained: str, folder: Path, seed: int, task: str = "multiclass", **how
-) -> Callable[[list[dict]], list[float]]:  # fmt: skip
-    "What scores rows, from a filter that learnt from `rows`; `how` is the rest of what `train_filter` takes, `trained` as in 12_filter."
+    rows: list[dict],
+    *,
+    encoder: str,
+    loss: str,
+    trained: str,  # as in 12_filter: head or all
+    folder: Path,
+    seed: int,
+    task: str = "multiclass",
+    **how,  # the rest of what `train_filter` takes
+) -> Callable[[list[dict]], list[float]]:
+    "What scores rows: a filter that learnt from `rows`."
     from finerweb.filter import fit_head, split, train_filter
     from finerweb.models.filter_model import read_as_scores, readable
     from finerweb.models.scoring import score_passages
@@ -113,68 +162,124 @@ def filter_for(
         model, tokenizer, _ = fit_head(train, validation, **same)
     else:
         rest = dict(learning_rate=how["learning_rate"], epochs=how["epochs"], patience=how["epochs"])
-        model, tokenizer, _ = train_filter(train, validation, loss=loss, folder=folder, mark=str(folder), **rest, **same)
+        rest |= dict(loss=loss, folder=folder, mark=str(folder))
+        model, tokenizer, _ = train_filter(train, validation, **rest, **same)
     model, longest = read_as_scores(model), min(how["max_length"], readable(tokenizer, model))
-    return lambda rows: score_passages([r["text"] for r in rows], tokenizer, model, batch=how["batch"], max_length=longest)
 
+    def score(rows: list[dict]) -> list[float]:
+        texts = [row["text"] for row in rows]
+        return score_passages(texts, tokenizer, model, batch=how["batch"], max_length=longest)
 
-def measure(rows: list[dict], *, held_out: list[str], passages: int, crawl: float, seed: int, folder: Path, **how) -> list[dict]:
-    "`separation` by the `teachers` and by a `filter` that learnt from them (`how`: see `filter_for`); `seen`: whether the language was learnt from."
+    return score
+
+# %% ../../nbs/70_studies/03_filter_quality.ipynb #7384f99c
+def measure(
+    rows: list[dict],
+    *,
+    held_out: list[str],
+    passages: int,
+    crawl: float,
+    seed: int,
+    folder: Path,
+    **how,  # see `filter_for`
+) -> list[dict]:
+    """`separation` by the `teachers` and by a `filter` that learnt from them; `seen`: whether the language was learnt
+    from. The numbers are as in `to_learn`."""
     scored = []
     for fold in (0, 1):
-        learnt, asked = to_learn(rows, held_out=held_out, passages=passages, crawl=crawl, fold=fold, seed=seed)
-        found = filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(asked)
-        scored += [{**r, "score": s} for r, s in zip(asked, found, strict=True)]
-    sides = separation([r for r in rows if r["judged"]], least=10), separation(scored, least=10)
-    told = lambda t: {k: t[k] for k in ("set", "language", "clean", "noise")} | {"seen": t["language"] not in held_out}
-    return [told(t) | {"teachers": t["auc"], "filter": f["auc"]} for t, f in zip(*sides, strict=True)]
+        numbers = dict(held_out=held_out, passages=passages, crawl=crawl, fold=fold, seed=seed)
+        learnt, judged = to_learn(rows, **numbers)
+        scores = filter_for(learnt, seed=seed, folder=folder / str(fold), **how)(judged)
+        scored += [{**row, "score": score} for row, score in zip(judged, scores, strict=True)]
+    by_teachers = separation([row for row in rows if row["judged"]], least=10)
+    by_filter = separation(scored, least=10)
+    table = []
+    for theirs, ours in zip(by_teachers, by_filter, strict=True):
+        row = {column: theirs[column] for column in ("set", "language", "clean", "noise")}
+        row["seen"] = theirs["language"] not in held_out
+        table.append(row | {"teachers": theirs["auc"], "filter": ours["auc"]})
+    return table
 
 
-def means(found: list[dict], by: str) -> float:
-    "The mean over sets of the means over languages of one column of `measure`, as a set with many languages is not worth more than another."
+def means(table: list[dict], by: str) -> float:
+    """The mean over sets of the means over languages of one column of `measure`: a set with many languages is not worth
+    more than another."""
     sets = defaultdict(list)
-    for row in found:
+    for row in table:
         sets[row["set"]].append(row[by])
     return fmean(map(fmean, sets.values())) if sets else float("nan")
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #ef082d4e
-def without_scripts(rows: list[dict], scripts: list[str], *, passages: int, least: int, seed: int, folder: Path, **how) -> list[dict]:
-    "A row a script that has `least` passages: the rank correlation of filter and teachers on its passages, where the filter learnt `with` and `without` it."
+def without_scripts(
+    rows: list[dict],
+    scripts: list[str],
+    *,
+    passages: int,  # to learn from
+    least: int,  # passages that a script must have to be measured
+    seed: int,
+    folder: Path,
+    **how,  # see `filter_for`
+) -> list[dict]:
+    """A row for each script with `least` passages: the rank correlation of filter and teachers on its passages, where
+    the filter learnt `with` and `without` the script."""
     from scipy.stats import spearmanr
 
-    learnt, _ = to_learn(rows, held_out=[], passages=len(rows), crawl=0.5, fold=0, seed=seed)
-    asked, learnt = [r for n, r in enumerate(learnt) if n % 5 == 0], [r for n, r in enumerate(learnt) if n % 5]
-    order = {r["id"]: hashlib.sha256(f"{seed} {r['id']}".encode()).digest() for r in learnt}
-    learnt.sort(key=lambda r: order[r["id"]])
-    everything, found = filter_for(learnt[:passages], folder=folder / "all", seed=seed, **how), []
+    rows, _ = to_learn(rows, held_out=[], passages=len(rows), crawl=0.5, fold=0, seed=seed)
+    asked, learnt = [row for n, row in enumerate(rows) if n % 5 == 0], [row for n, row in enumerate(rows) if n % 5]
+    learnt.sort(key=lambda row: _draw(seed, row["id"]))
+    everything, table = filter_for(learnt[:passages], folder=folder / "all", seed=seed, **how), []
     for script in scripts:
-        mine = [r for r in asked if r["script"] == script]
-        if len(mine) < least:
+        own = [row for row in asked if row["script"] == script]
+        if len(own) < least:
             continue
-        blind = filter_for([r for r in learnt if r["script"] != script][:passages], folder=folder / script, seed=seed, **how)
-        agreed = [float(spearmanr(scored(mine), [r["score"] for r in mine]).statistic) for scored in (everything, blind)]
-        found.append({"script": script, "languages": len({r["language"] for r in mine}), "passages": len(mine), "with": agreed[0], "without": agreed[1]})
-    return found
+        others = [row for row in learnt if row["script"] != script]
+        blind = filter_for(others[:passages], folder=folder / script, seed=seed, **how)
+        ratings = [row["score"] for row in own]
+        with_it, without = (float(spearmanr(score(own), ratings).statistic) for score in (everything, blind))
+        languages = len({row["language"] for row in own})
+        row = {"script": script, "languages": languages, "passages": len(own)}
+        table.append(row | {"with": with_it, "without": without})
+    return table
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #478cf8be
-def thresholds(rows: list[dict], *, learnt: int, least: int, best_share: float, seed: int, folder: Path, **how) -> list[dict]:
-    """A row a language with `least` passages beside the `learnt`: the share that is `useful`, and by `one` threshold, 0.5, and by its `own` the share that
+def _passing(scores: list[float], useful: list[int], threshold: float) -> dict:
+    "The share of passages that pass a threshold, its precision (None if none passes) and the macro F1."
+    from finerweb.filter import filter_scores
+
+    passed = [int(score > threshold) for score in scores]
+    right = sum(is_useful for is_useful, passes in zip(useful, passed, strict=True) if passes)
+    precision = right / sum(passed) if any(passed) else None
+    return {"passes": fmean(passed), "precision": precision, "f1": filter_scores(useful, passed)["f1"]}
+
+
+def thresholds(
+    rows: list[dict],
+    *,
+    learnt: int,  # passages of each language to learn from
+    least: int,  # passages besides them that a language must have to be measured
+    best_share: float,  # of a language's passages that pass its own threshold at least
+    seed: int,
+    folder: Path,
+    **how,  # see `filter_for`
+) -> list[dict]:
+    """A row for each language: the share that is `useful`; by `one` threshold, 0.5, and by its `own`, the share that
     `passes`, its `precision` and the macro `f1`."""
-    from finerweb.filter import classes, filter_scores
+    from finerweb.filter import classes
     from finerweb.select import language_threshold
 
-    languages, found = defaultdict(list), []
-    for r in sorted(rows, key=lambda r: hashlib.sha256(f"{seed} {r['id']}".encode()).digest()):
-        languages[r["language"]].append({**r, "target": float(r["score"] >= 3)})
-    scored = filter_for([r for mine in languages.values() for r in mine[:learnt]], task="binary", folder=folder, seed=seed, **how)
-    for language, mine in sorted(languages.items()):
-        if len(asked := mine[learnt:]) < least:
+    languages = defaultdict(list)
+    for row in sorted(rows, key=lambda row: _draw(seed, row["id"])):
+        languages[row["language"]].append({**row, "target": float(row["score"] >= 3)})
+    train = [row for own in languages.values() for row in own[:learnt]]
+    score, table = filter_for(train, task="binary", folder=folder, seed=seed, **how), []
+    for language, own in sorted(languages.items()):
+        asked = own[learnt:]
+        if len(asked) < least:
             continue
-        scores, useful = scored(asked), classes([r["target"] for r in asked], task="binary")
+        scores, useful = score(asked), classes([row["target"] for row in asked], task="binary")
         row = {"language": language, "passages": len(asked), "useful": fmean(useful)}
-        for name, above in (("one", 0.5), ("own", language_threshold(scores, threshold=0.5, best_share=best_share))):
-            passed = [int(s > above) for s in scores]
-            right = sum(u for u, p in zip(useful, passed, strict=True) if p) / max(1, sum(passed))
-            row |= {f"{name}: passes": fmean(passed), f"{name}: precision": right if any(passed) else None, f"{name}: f1": filter_scores(useful, passed)["f1"]}
-        found.append(row)
-    return found
+        own_threshold = language_threshold(scores, threshold=0.5, best_share=best_share)
+        for name, threshold in (("one", 0.5), ("own", own_threshold)):
+            row |= {f"{name}: {column}": value for column, value in _passing(scores, useful, threshold).items()}
+        table.append(row)
+    return table

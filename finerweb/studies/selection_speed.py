@@ -7,39 +7,51 @@ __all__ = ['mixed_pages', 'first_chunk', 'as_they_come', 'scoring_table', 'paddi
            'operations', 'projected']
 
 # %% ../../nbs/70_studies/04_selection_speed.ipynb #5340bb90
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
-from operator import itemgetter
 
 from ..data import Table
+from ..source.documents import Document, documents
 from .student_speed import in_turns
 from ..text.segment import chunks
-from ..source.documents import Document, documents
 
 # %% ../../nbs/70_studies/04_selection_speed.ipynb #93e52b96
 def mixed_pages(source: str, languages: Iterable[str]) -> list[tuple[str, Document]]:
-    "(language, a document with a chunk of 256 words), one of each language that has one."
-    found = []
+    "(language, the first document with a chunk of 256 words) of each language that has one."
+    pages = []
     for language in languages:
-        usable = (d for d in documents(source, language, seed=0) if 1500 < len(d.text) < 50_000)
-        if page := next((d for d in usable if chunks(d.text, language, words_per_chunk=256, min_words=256)), None):
-            found.append((language, page))
-    return found
+        for page in documents(source, language, seed=0):
+            usable = 1500 < len(page.text) < 50_000
+            if usable and chunks(page.text, language, words_per_chunk=256, min_words=256):
+                pages.append((language, page))
+                break
+    return pages
 
 
 def first_chunk(language: str, page: Document) -> str:
-    "Its first 256 words."
-    return page.text[slice(*chunks(page.text, language, words_per_chunk=256, min_words=256)[0])]
+    "The first 256 words of a page."
+    start, end = chunks(page.text, language, words_per_chunk=256, min_words=256)[0]
+    return page.text[start:end]
 
 
 def as_they_come(source: str, language: str, *, count: int) -> list[str]:
     "The first chunks, of 32 to 256 words, of the first `count` documents that have one."
-    cut = ((d.text, chunks(d.text, language, words_per_chunk=256, min_words=32)) for d in documents(source, language, seed=0))
-    return [text[slice(*spans[0])] for text, spans in islice(filter(itemgetter(1), cut), count)]
+
+    def texts() -> Iterable[str]:
+        for document in documents(source, language, seed=0):
+            spans = chunks(document.text, language, words_per_chunk=256, min_words=32)
+            if spans:
+                start, end = spans[0]
+                yield document.text[start:end]
+
+    return list(islice(texts(), count))
 
 # %% ../../nbs/70_studies/04_selection_speed.ipynb #721ff69a
-def scoring_table(texts: list[str], tokenizer, model, *, precisions: tuple[str, ...], max_length: int, repeats: int) -> Table:
-    "A row for the pipeline and for each precision: passages a second by the clock and by the time of the process, times the pipeline's, and the largest move of a score."
+def scoring_table(
+    texts: list[str], tokenizer, model, *, precisions: tuple[str, ...], max_length: int, repeats: int
+) -> Table:
+    """A row for the pipeline and for each precision: passages a second by the clock and by the time of the process,
+    times the pipeline's, and the largest move of a score."""
     from functools import partial
 
     from transformers import pipeline
@@ -47,72 +59,94 @@ def scoring_table(texts: list[str], tokenizer, model, *, precisions: tuple[str, 
     from finerweb.models.scoring import score_passages
 
     plain = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32)
-    wanted = dict(truncation=True, max_length=max_length, function_to_apply="none")
-    tasks: dict[str, Callable[[], list]] = {"pipeline": lambda: [x["score"] for x in plain(texts, **wanted)]}
-    tasks |= {p: partial(score_passages, texts, tokenizer, model, batch=32, max_length=max_length, precision=p) for p in precisions}
+    how = dict(truncation=True, max_length=max_length, function_to_apply="none")
+    ways = {"pipeline": lambda: [reply["score"] for reply in plain(texts, **how)]}
+    for precision in precisions:
+        sizes = dict(batch=32, max_length=max_length, precision=precision)
+        ways[precision] = partial(score_passages, texts, tokenizer, model, **sizes)
     scores: dict[str, list] = {}
-    taken = in_turns({name: lambda name=name, task=task: scores.update({name: task()}) for name, task in tasks.items()}, repeats=repeats)
-    moved = {name: max(abs(a - b) for a, b in zip(scores[name], scores["pipeline"], strict=True)) for name in tasks}
-    rate = lambda name, side: len(texts) / taken[name][side]
+
+    def task(way: str) -> None:
+        scores[way] = ways[way]()
+
+    seconds = in_turns({way: partial(task, way) for way in ways}, repeats=repeats)
+    pipeline_clock, pipeline_process = seconds["pipeline"]
     rows = Table()
-    for name in tasks:
-        row = dict(way=name, clock=rate(name, 0), process=rate(name, 1), times=rate(name, 1) / rate("pipeline", 1))
-        rows.append(row | dict(times_clock=rate(name, 0) / rate("pipeline", 0), moved=moved[name]))
+    for way, (clock, process) in seconds.items():
+        moves = [abs(ours - theirs) for ours, theirs in zip(scores[way], scores["pipeline"], strict=True)]
+        row = dict(way=way, clock=len(texts) / clock, process=len(texts) / process, times=pipeline_process / process)
+        rows.append(row | dict(times_clock=pipeline_clock / clock, moved=max(moves)))
     return rows
 
 
 def padding(texts: list[str], tokenizer, *, max_length: int, batch: int) -> dict:
     "Tokens of `texts`, and the share of padding in batches of `batch` in the order given."
-    sizes = [len(x) for x in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]]
-    padded = sum(len(some) * max(some) for n in range(0, len(sizes), batch) for some in [sizes[n : n + batch]])
-    return dict(passages=len(sizes), mean_tokens=sum(sizes) / len(sizes), shortest=min(sizes), longest=max(sizes), padding=1 - sum(sizes) / padded)
+    sizes = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]]
+    batches = [sizes[start : start + batch] for start in range(0, len(sizes), batch)]
+    padded = sum(len(some) * max(some) for some in batches)
+    row = dict(passages=len(sizes), mean_tokens=sum(sizes) / len(sizes), shortest=min(sizes), longest=max(sizes))
+    return row | dict(padding=1 - sum(sizes) / padded)
 
-
+# %% ../../nbs/70_studies/04_selection_speed.ipynb #c7c4520b
 def xlmr_sized(tokenizer) -> "PreTrainedModel":  # noqa: F821
     "A regressor of XLM-RoBERTa-base's size, 12 layers of 768, with random weights, for the vocabulary of `tokenizer`."
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     torch.manual_seed(0)
-    sizes = dict(vocab_size=len(tokenizer), max_position_embeddings=514, type_vocab_size=1, pad_token_id=tokenizer.pad_token_id, num_labels=1)
-    return XLMRobertaForSequenceClassification(XLMRobertaConfig(**sizes)).eval()
+    sizes = dict(vocab_size=len(tokenizer), max_position_embeddings=514, type_vocab_size=1, num_labels=1)
+    config = XLMRobertaConfig(pad_token_id=tokenizer.pad_token_id, **sizes)
+    return XLMRobertaForSequenceClassification(config).eval()
 
 # %% ../../nbs/70_studies/04_selection_speed.ipynb #984256c5
 def step_seconds(source: str, pages: list[tuple[str, Document]], *, repeats: int) -> dict[str, float]:
-    "Step -> median seconds of processor time for one document; reading is that of the files of the first page's language."
-    from finerweb.text.near_duplicates import NearDuplicates
-    from finerweb.text.language_id import check_language
+    """Step -> median seconds of processor time for one document; reading is that of the files of the first page's
+    language."""
     from finerweb.languages import in_script, language
+    from finerweb.text.language_id import check_language
+    from finerweb.text.near_duplicates import NearDuplicates
 
-    known = NearDuplicates(similarity=0.8, shingle=3)
-    passages = [(code, first_chunk(code, page)) for code, page in pages]
+    index = NearDuplicates(similarity=0.8, shingle=3)
     for n in range(2500):
-        known.add(n, f"{n:b} " * 20, "eng")
-    read = lambda: sum(1 for _ in documents(source, pages[0][0], seed=0))
-    steps = {
-        "reading": (read, read()),
-        "chunking": (lambda: [chunks(d.text, code, words_per_chunk=256, min_words=32) for code, d in pages], len(pages)),
-        "script": (lambda: [in_script(d.text, language(code).script) for code, d in pages], len(pages)),
-        "language": (lambda: [check_language(text, code) for code, text in passages], len(pages)),
-        "duplicates": (lambda: [known.find(text, code) for code, text in passages], len(pages)),
+        index.add(n, f"{n:b} " * 20, "eng")
+    passages = [(code, first_chunk(code, page)) for code, page in pages]
+    first_language, _ = pages[0]
+
+    def read() -> int:
+        return sum(1 for _ in documents(source, first_language, seed=0))
+
+    counts = dict.fromkeys(("chunking", "script", "language", "duplicates"), len(pages)) | {"reading": read()}
+    tasks = {
+        "reading": read,
+        "chunking": lambda: [chunks(page.text, code, words_per_chunk=256, min_words=32) for code, page in pages],
+        "script": lambda: [in_script(page.text, language(code).script) for code, page in pages],
+        "language": lambda: [check_language(text, code) for code, text in passages],
+        "duplicates": lambda: [index.find(text, code) for code, text in passages],
     }
-    taken = in_turns({name: task for name, (task, _) in steps.items()}, repeats=repeats)
-    return {name: process / steps[name][1] for name, (_, process) in taken.items()}
+    return {step: process / counts[step] for step, (_, process) in in_turns(tasks, repeats=repeats).items()}
 
 # %% ../../nbs/70_studies/04_selection_speed.ipynb #201289b5
 def operations(*, layers: int, size: int, tokens: int) -> float:
-    "Floating-point operations of a forward pass over `tokens` tokens: 24 size^2 a token and layer in linear layers, 4 size a pair of tokens and layer in attention."
+    """Floating-point operations of a forward pass over `tokens` tokens: 24 size^2 a token and layer in linear layers, 4
+    size a pair of tokens and layer in attention."""
     return layers * (24.0 * size**2 * tokens + 4.0 * size * tokens**2)
 
 
 def projected(
-    devices: dict[str, tuple[float, float]], *, passages: int, languages: int, passing: float, chunks_scored: float, step_seconds: float, cores: int
+    devices: dict[str, tuple[float, float]],  # name -> (passages scored a second, US dollars an hour)
+    *,
+    passages: int,  # to keep in each language
+    languages: int,
+    passing: float,  # share of the documents that pass
+    chunks_scored: float,  # of a document
+    step_seconds: float,  # of all steps for a document
+    cores: int,
 ) -> Table:
-    "A row for each device (passages scored a second, US dollars an hour): hours of the steps, of scoring, of both, and the cost; on \"CPU\" the cores do both."
+    'A row for each device: hours of the steps, of scoring and of both, and the cost; on "CPU" the cores do both.'
     rows, read = Table(), languages * passages / passing
     for name, (rate, price) in devices.items():
         steps, scoring = read * step_seconds / cores / 3600, read * chunks_scored / rate / 3600
         hours = steps + scoring if name.startswith("CPU") else max(steps, scoring)
-        told = dict(device=name, documents=round(read), scored=round(read * chunks_scored), passages_a_second=rate, steps_h=steps, scoring_h=scoring)
-        rows.append(told | dict(hours=hours, dollars=hours * price))
+        row = dict(device=name, documents=round(read), scored=round(read * chunks_scored), passages_a_second=rate)
+        rows.append(row | dict(steps_h=steps, scoring_h=scoring, hours=hours, dollars=hours * price))
     return rows

@@ -9,21 +9,23 @@ __all__ = ['rates', 'readers', 'datatrove_words', 'text_speed']
 from collections.abc import Callable, Sequence
 
 from ..data import Table
-from ..text.language_id import check_language
 from ..languages import language as find_language
 from .student_speed import in_turns
+from ..text.language_id import check_language
 from ..text.segment import sentences, words
 
 # %% ../../nbs/70_studies/02_text_speed.ipynb #e05038bf
 def rates(texts: Sequence[str], reads: dict[str, Callable[[str], object]], *, rounds: int) -> dict[str, float]:
-    "Megabytes of UTF-8 a second of process time for each function, run over all `texts` in turns: medians of `rounds`."
+    """Name -> megabytes of UTF-8 a second of process time of each function in `reads`, run over all `texts` in turns:
+    medians of `rounds`."""
     size = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
-    taken = in_turns({name: lambda read=read: [read(text) for text in texts] for name, read in reads.items()}, repeats=rounds)
-    return {name: size / process for name, (_, process) in taken.items()}
+    tasks = {name: lambda read=read: [read(text) for text in texts] for name, read in reads.items()}
+    seconds = in_turns(tasks, repeats=rounds)
+    return {name: size / process for name, (_, process) in seconds.items()}
 
 # %% ../../nbs/70_studies/02_text_speed.ipynb #32397cc7
 def readers(language: str) -> dict[str, Callable[[str], object]]:
-    "What this package does with a page of a language, by name."
+    "Name -> what this package does with a page of a language."
     return {
         "words": lambda text: words(text, language),
         "sentences": lambda text: sentences(text, language),
@@ -35,12 +37,13 @@ def datatrove_words(language: str) -> Callable[[str], object]:
     "datatrove's tokenizer for a language. Raises ImportError, or whatever its library raises without its data."
     from datatrove.utils.word_tokenizers import load_word_tokenizer
 
-    found = find_language(language)
-    return load_word_tokenizer(f"{found.iso639_3}_{found.script}").word_tokenize
+    row = find_language(language)
+    return load_word_tokenizer(f"{row.iso639_3}_{row.script}").word_tokenize
 
 
 def text_speed(pages: dict[str, Sequence[str]], *, rounds: int) -> Table:
-    "A row a language: megabytes a second of our readers and, where it loads, of datatrove's words, which take turns with ours."
+    """A row for each language of `pages` (language -> texts): megabytes a second of our readers and, where it loads, of
+    datatrove's words, which take turns with ours."""
     rows = Table()
     for language, texts in pages.items():
         reads, missing = readers(language), ""
@@ -50,7 +53,8 @@ def text_speed(pages: dict[str, Sequence[str]], *, rounds: int) -> Table:
             reads["datatrove words"] = theirs
         except Exception as error:  # each of its libraries fails in its own way
             missing = f"{type(error).__name__}: {error}"[:80]
-        found = rates(texts, reads, rounds=rounds)
-        ratio = round(found["words"] / found["datatrove words"], 1) if "datatrove words" in found else missing
-        rows.append({"language": language} | {name: round(rate, 2) for name, rate in found.items()} | {"words: times datatrove's": ratio})
+        speeds = rates(texts, reads, rounds=rounds)
+        row = {"language": language} | {name: round(speed, 2) for name, speed in speeds.items()}
+        ratio = missing or round(speeds["words"] / speeds["datatrove words"], 1)
+        rows.append(row | {"words: times datatrove's": ratio})
     return rows

@@ -22,72 +22,94 @@ def bare(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterable[str]:
-    "The pieces of a bare text; a short one is a single piece."
+    "The pieces of a bare text, in small letters; a short text is a single piece."
     small = text.casefold()
     return (small[n : n + _PIECE] for n in range(max(1, len(small) - _PIECE + 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    "A test text that stands in a training text: both positions, the share of the test text's pieces found there; `exact`: equal but for spaces."
-    test: int
-    train: int
-    share: float
-    exact: bool
+    "A test text that stands in a training text."
+
+    test: int  # the position of the test text
+    train: int  # the position of the training text
+    share: float  # of the test text's pieces that the training text has
+    exact: bool  # equal but for spaces and Unicode forms
 
 # %% ../../nbs/03_text/05_leakage.ipynb #d8994232
 class LeakIndex:
-    "Test texts, to be found in training texts: a near copy has at least `share` of the pieces of a test text that has at least `shortest` characters."
+    """Test texts, to be found in training texts. A near copy has at least `share` of the pieces of a test text that has
+    at least `shortest` characters."""
 
     def __init__(self, test_texts: Sequence[str], *, share: float, shortest: int):
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}; expected more than 0 and at most 1")
-        texts = [bare(t) for t in test_texts]
-        self.equal, self.pieces, self.rarest, self.share = defaultdict(list), {}, defaultdict(list), share
-        for n, text in enumerate(texts):
+        self.share = share
+        self.exact: dict[str, list[int]] = defaultdict(list)  # bare text -> test texts
+        self.pieces: dict[int, frozenset[str]] = {}  # test text -> its pieces
+        self.rarest: dict[str, list[int]] = defaultdict(list)  # a rare piece -> test texts that have it
+        for n, text in enumerate(map(bare, test_texts)):
             if text:
-                self.equal[text].append(n)
+                self.exact[text].append(n)
             if len(text) >= max(1, shortest):
                 self.pieces[n] = frozenset(_pieces(text))
         spread = Counter(piece for pieces in self.pieces.values() for piece in pieces)
         for n, pieces in self.pieces.items():
-            rare = sorted(pieces, key=lambda piece: (spread[piece], piece))
-            for piece in rare[: len(pieces) - math.ceil(share * len(pieces)) + 1]:
+            rarest_first = sorted(pieces, key=lambda piece: (spread[piece], piece))
+            needed = math.ceil(share * len(pieces))
+            for piece in rarest_first[: len(pieces) - needed + 1]:
                 self.rarest[piece].append(n)
-        self.known = set(spread)
+        self.all_pieces = set(spread)
 
     def look(self, text: str, place: int = 0) -> list[Leak]:
-        "The test texts that stand in one training text, in order."
+        "The test texts that stand in one training text, in order; `place` is the position of the training text."
         text = bare(text)
-        equal = set(self.equal.get(text, ()))
+        exact = set(self.exact.get(text, ()))
         # Only pieces that some test text has are kept: a training text may be a whole book.
-        mine = self.known.intersection(_pieces(text))
-        near = {n for piece in mine & self.rarest.keys() for n in self.rarest[piece]} - equal
-        shares = {n: len(self.pieces[n] & mine) / len(self.pieces[n]) for n in near}
-        return [Leak(n, place, shares.get(n, 1.0), n in equal) for n in sorted(equal | {n for n in near if shares[n] >= self.share})]
+        pieces = self.all_pieces.intersection(_pieces(text))
+        candidates = {n for piece in pieces & self.rarest.keys() for n in self.rarest[piece]} - exact
+        shares = {n: len(self.pieces[n] & pieces) / len(self.pieces[n]) for n in candidates}
+        near = {n for n in candidates if shares[n] >= self.share}
+        return [Leak(n, place, shares.get(n, 1.0), n in exact) for n in sorted(exact | near)]
 
-
-def find_leaks(train_texts: Iterable[str], test_texts: Sequence[str], *, share: float, shortest: int) -> list[Leak]:
-    "For each test text that stands in the training texts, its nearest copy there (the first of equals), in the order of the test texts."
-    index, found = LeakIndex(test_texts, share=share, shortest=shortest), {}
+# %% ../../nbs/03_text/05_leakage.ipynb #9854172f
+def find_leaks(
+    train_texts: Iterable[str],
+    test_texts: Sequence[str],
+    *,
+    share: float,  # of a test text's pieces, from which on a training text holds a near copy
+    shortest: int,  # characters of a test text that near copies are looked for of
+) -> list[Leak]:
+    """For each test text that stands in the training texts, its nearest copy there (the first of equals), in the order
+    of the test texts. Raises ValueError for a share that is not above 0 and at most 1."""
+    index = LeakIndex(test_texts, share=share, shortest=shortest)
+    nearest: dict[int, Leak] = {}
     for place, text in enumerate(train_texts):
         for leak in index.look(text, place):
-            old = found.get(leak.test)
-            if not old or (leak.exact, leak.share) > (old.exact, old.share):
-                found[leak.test] = leak
-    return [found[n] for n in sorted(found)]
+            old = nearest.get(leak.test)
+            if old is None or (leak.exact, leak.share) > (old.exact, old.share):
+                nearest[leak.test] = leak
+    return [nearest[n] for n in sorted(nearest)]
 
 # %% ../../nbs/03_text/05_leakage.ipynb #7a4ea7af
-def without_leaks(rows: Sequence[dict], benchmarks: Mapping[str, Sequence[str]], *, share: float, shortest: int) -> tuple[list[dict], list[dict]]:
-    "Training rows (with `text`) that hold no text of the test sets (name -> texts), and those that do, with `reason` and `detail`."
-    index = {name: LeakIndex(texts, share=share, shortest=shortest) for name, texts in benchmarks.items()}
-    kept, dropped = [], []
+def without_leaks(
+    rows: Sequence[dict],  # training rows, with `text`
+    benchmarks: Mapping[str, Sequence[str]],  # name of a test set -> its texts
+    *,
+    share: float,
+    shortest: int,
+) -> tuple[list[dict], list[dict]]:
+    "(rows that hold no text of the test sets, rows that do: these with `reason` and `detail`)."
+    indices = {name: LeakIndex(texts, share=share, shortest=shortest) for name, texts in benchmarks.items()}
+    clean, dropped = [], []
     for row in rows:
-        leaks = [(name, leak) for name, of in index.items() for leak in of.look(row["text"])]
-        if leaks:
-            name, leak = leaks[0]
-            detail = f"{name}, text {leak.test}: " + ("the same" if leak.exact else f"{leak.share:.2f} of it")
-            dropped.append(dict(id=row.get("id"), language=row.get("language"), reason="in a test set", detail=detail, text=row["text"]))
-        else:
-            kept.append(row)
-    return kept, dropped
+        leaks = [(name, leak) for name, index in indices.items() for leak in index.look(row["text"])]
+        if not leaks:
+            clean.append(row)
+            continue
+        name, leak = leaks[0]
+        likeness = "the same" if leak.exact else f"{leak.share:.2f} of it"
+        detail = f"{name}, text {leak.test}: {likeness}"
+        who = {"id": row.get("id"), "language": row.get("language")}
+        dropped.append(who | {"reason": "in a test set", "detail": detail, "text": row["text"]})
+    return clean, dropped

@@ -8,7 +8,6 @@ __all__ = ['spelling_key', 'Places']
 # %% ../../nbs/03_text/03_matching.ipynb #b86621c2
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from fastcore.basics import patch
@@ -30,10 +29,7 @@ def _fold_part(character: str) -> str:
     "The part of the key of one character of the form that is taken apart."
     if character.isspace():
         return " "
-    category = unicodedata.category(character)
-    if category == "Pd":
-        return "-"
-    return "" if category == "Cf" else character
+    return {"Pd": "-", "Cf": ""}.get(unicodedata.category(character), character)  # dashes, invisible signs
 
 
 class _Folds(dict):
@@ -76,22 +72,21 @@ def _fold(text: str) -> tuple[str, list[int]]:
 
 def _sort_marks(key: str, offsets: list[int]) -> tuple[str, list[int]]:
     "The same with the marks of a letter in Unicode's order, whatever order they were typed in."
-    if unicodedata.is_normalized("NFD", key):
-        return key, offsets
-    for run in re.finditer(rb"[^\0]{2,}", bytes(map(unicodedata.combining, key))):
-        a, b = run.span()
-        order = sorted(range(a, b), key=lambda n: unicodedata.combining(key[n]))
-        marks, places = "".join([key[n] for n in order]), [offsets[n] for n in order]
-        key, offsets[a:b] = key[:a] + marks + key[b:], places
+    classes = bytes(map(unicodedata.combining, key))  # 0: not a mark
+    for run in re.finditer(rb"[^\0]{2,}", classes):
+        order = sorted(range(*run.span()), key=classes.__getitem__)
+        offsets[run.start() : run.end()] = [offsets[n] for n in order]
+        key = key[: run.start()] + "".join(key[n] for n in order) + key[run.end() :]
     return key, offsets
 
 
 def spelling_key(text: str) -> tuple[str, list[int]]:
     "The key of `text`, and for each of its characters the offset in `text` that it came from."
-    key, offsets = _sort_marks(*_fold(text))
+    key, offsets = _fold(text)
+    if not unicodedata.is_normalized("NFD", key):
+        key, offsets = _sort_marks(key, offsets)
     for sign, spare in _SPARE:
-        no_unspaced_letters = sign == " " and key.isascii()
-        if sign not in key or no_unspaced_letters:
+        if sign not in key or (sign == " " and key.isascii()):
             continue
         remaining, done = [], 0
         for match in spare.finditer(key):
@@ -118,7 +113,8 @@ def _joined(pair: str) -> bool | None:
     before, after = map(unicodedata.category, pair)
     if len(graphemes(pair)) == 1:
         return True
-    may_be_conjunct = after == "Lo" and before in _MARKS and not "\u0e00" <= pair[1] <= "\u0eff"  # Thai and Lao have none
+    is_thai_or_lao = "\u0e00" <= pair[1] <= "\u0eff"
+    may_be_conjunct = after == "Lo" and before in _MARKS and not is_thai_or_lao
     return None if may_be_conjunct or before == "Cf" else False
 
 
@@ -132,8 +128,7 @@ def _in_word(pair: str, ending: bool) -> bool:
     "Whether two neighbours belong to one word; `ending`: a match would end between them."
     if pair.isdecimal():
         return True
-    may_end = ending and _HANGUL.match(pair[0]) and _HANGUL.match(pair[1])
-    if may_end or _WRITES_NO_BLANKS.search(pair):
+    if _WRITES_NO_BLANKS.search(pair) or (ending and _HANGUL.match(pair[0]) and _HANGUL.match(pair[1])):
         return False
     return all(unicodedata.category(c)[0] in "LNM" for c in pair)
 
@@ -156,19 +151,18 @@ _INVISIBLE = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2
 _HIDDEN = " \t\n\r\u00a0\u3000" + "".join(map(chr, _INVISIBLE))
 
 
-def _has_stop(text: str, start: int, end: int) -> bool:
-    "Whether the span ends with the full stop of a sentence; \"Corp.\" has one of its own."
-    behind = text[end : end + 9]
-    may_end = not behind or (behind[0].isspace() and not behind.lstrip()[:1].islower())
-    return may_end and _LONG_WORD.search(text, start, end) is not None
-
-
 def _without_stop(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    "The spans without the full stop of the sentence, which teachers copy with the last name."
+    "The spans without the full stop of the sentence, which teachers copy with the last name; \"Corp.\" keeps its own."
     first_end = spans[0][1]
     if text[first_end - 1] != ".":
         return spans
-    return [(start, end - 1) if _has_stop(text, start, end) else (start, end) for start, end in spans]
+    shorter = []
+    for start, end in spans:
+        behind = text[end : end + 9]
+        may_end = not behind or (behind[0].isspace() and not behind.lstrip()[:1].islower())
+        has_stop = may_end and _LONG_WORD.search(text, start, end)
+        shorter.append((start, end - 1) if has_stop else (start, end))
+    return shorter
 
 
 def _trimmed(key: str) -> list[str]:
@@ -177,8 +171,7 @@ def _trimmed(key: str) -> list[str]:
     starts = range(min(first, _FEW) + 1)
     ends = range(len(key), max(last, len(key) - _FEW) - 1, -1)
     spans = [(start, end) for start in starts for end in ends if start < end]
-    if first < last:
-        spans.append((first, last))
+    spans += [(first, last)] if first < last else []
     longest_first = sorted(spans, key=lambda span: span[0] - span[1])
     return [k for k in dict.fromkeys(key[start:end].strip() for start, end in longest_first) if k]
 
@@ -193,9 +186,8 @@ class Places:
         self._answers: dict[str, tuple[list[tuple[int, int]], str]] = {}  # mention -> what `find` gave
         self.attached: set[tuple[int, int]] = set()  # places found behind a clitic
 
-    def _may_be_linked(self, at: int) -> bool:
-        "Whether what stands before `at` may tie the next character to it: half a flag, or a link with its marks."
-        before = at - 1
+    def _may_be_linked(self, before: int) -> bool:
+        "Whether the character at `before` may tie the next one to it: half a flag, or a mark behind a link."
         while before and unicodedata.category(self.text[before]) in _MARKS and not _links(self.text[before]):
             before -= 1
         return _links(self.text[before]) or _HALF_FLAG.match(self.text[before]) is not None
@@ -207,41 +199,40 @@ class Places:
         joined = _joined(self.text[at - 1 : at + 1])
         if joined is not None:
             return joined
-        if self._grapheme_ends is None and self._may_be_linked(at):
+        if self._grapheme_ends is None and self._may_be_linked(at - 1):
             self._grapheme_ends = {end for _, end in graphemes(self.text)}
         return self._grapheme_ends is not None and at not in self._grapheme_ends
 
     def stands_at(self, mention: str, start: int) -> bool:
         "Whether exactly `mention` stands at `start`, and cuts no grapheme."
-        is_whole = not (self.parts_graphemes(start) or self.parts_graphemes(start + len(mention)))
-        return is_whole and self.text.startswith(mention, start)
+        end = start + len(mention)
+        return self.text.startswith(mention, start) and not (self.parts_graphemes(start) or self.parts_graphemes(end))
 
-    def _follows_clitic(self, start: int, end: int) -> bool:
-        "Whether the span is long enough to stand behind an Arabic or Hebrew clitic, and one stands before it."
-        clitic = end - start >= 3 and _CLITICS.search(self.text[max(0, start - 3) : start])
-        return bool(clitic) and not self.parts_graphemes(start)
+    def find(self, mention: str) -> tuple[list[tuple[int, int]], str]:
+        "The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (or inside a grapheme)."
+        if mention not in self._answers:
+            self._answers[mention] = self._search(mention)
+        return self._answers[mention]
+
+    def _look_closer(self, start: int, end: int) -> tuple[int, int] | None:
+        "The span with the invisible signs behind it; None if it ends in a grapheme, or a word goes on around it."
+        text = self.text
+        while self.parts_graphemes(end) and not _FOLDS[ord(text[end])]:
+            end += 1
+        before, last, after = start - 1, end, end
+        while before > 0 and text[before] in _GLUE:
+            before -= 1
+        while text[last - 1] in _GLUE:
+            last -= 1
+        while after < len(text) - 1 and text[after] in _GLUE:
+            after += 1
+        begins_in_word = start > 0 and _in_word(text[before] + text[start], False)
+        ends_in_word = end < len(text) and _in_word(text[last - 1] + text[after], True)
+        if begins_in_word or ends_in_word or self.parts_graphemes(end):
+            return None
+        return start, end
 
 # %% ../../nbs/03_text/03_matching.ipynb #fcb7cc83
-@patch
-def _look_closer(self: Places, start: int, end: int) -> tuple[int, int] | None:
-    "The span with the invisible signs behind it; None if it ends in a grapheme, or a word goes on around it."
-    text = self.text
-    while self.parts_graphemes(end) and not _FOLDS[ord(text[end])]:
-        end += 1
-    before, last, after = start - 1, end, end
-    while before > 0 and text[before] in _GLUE:
-        before -= 1
-    while text[last - 1] in _GLUE:
-        last -= 1
-    while after < len(text) - 1 and text[after] in _GLUE:
-        after += 1
-    begins_in_word = start > 0 and _in_word(text[before] + text[start], False)
-    ends_in_word = end < len(text) and _in_word(text[last - 1] + text[after], True)
-    if begins_in_word or ends_in_word or self.parts_graphemes(end):
-        return None
-    return start, end
-
-
 @patch
 def _fit(self: Places, start: int, end: int) -> tuple[int, int] | None:
     "The span with the invisible signs that hang on its last letter; None inside a word or grapheme."
@@ -250,7 +241,8 @@ def _fit(self: Places, start: int, end: int) -> tuple[int, int] | None:
     ends = end == len(text) or _edge(text[end - 1 : end + 1], True)
     if begins and ends:
         return start, end
-    if begins is False and self._follows_clitic(start, end):
+    clitic = begins is False and end - start >= 3 and _CLITICS.search(text[max(0, start - 3) : start])
+    if clitic and not self.parts_graphemes(start):
         if ends or (ends is None and self._look_closer(start, end)):
             self.attached.add((start, end))
             return start, end
@@ -274,8 +266,7 @@ def _next_word(text: str, at: int) -> int:
 @patch
 def _exact(self: Places, mention: str) -> tuple[list[tuple[int, int]], bool]:
     "The places of exactly `mention`, and whether any place was rejected."
-    spans, rejections = [], 0
-    at = self.text.find(mention)
+    spans, rejections, at = [], 0, self.text.find(mention)
     while at >= 0:
         span = self._fit(at, at + len(mention))
         if span:
@@ -293,8 +284,7 @@ def _by_key(self: Places, wanted: str) -> tuple[list[tuple[int, int]], bool]:
     "The places whose key is `wanted`, and whether any place was rejected."
     self._key = self._key or spelling_key(self.text)
     key, offsets = self._key
-    spans, rejections = [], 0
-    at = key.find(wanted)
+    spans, rejections, at = [], 0, key.find(wanted)
     while at >= 0:
         end = at + len(wanted)
         # "ﬁ" has two characters in the key: no place begins or ends between them
@@ -312,15 +302,12 @@ def _by_key(self: Places, wanted: str) -> tuple[list[tuple[int, int]], bool]:
 
 # %% ../../nbs/03_text/03_matching.ipynb #465a9f14
 @patch
-def _first(self: Places, search: Callable, spellings: Iterable[str]) -> tuple[list[tuple[int, int]], bool]:
-    "The places of the first spelling that `search` finds, and whether any place was rejected until then."
-    has_rejections = False
-    for spelling in dict.fromkeys(spellings):
-        spans, rejected = search(spelling)
-        has_rejections |= rejected
-        if spans:
-            return spans, has_rejections
-    return [], has_rejections
+def _attempts(self: Places, mention: str, bare: str):
+    "Yields what the searches give, in the order in which they are tried."
+    for spelling in dict.fromkeys((mention, bare)):
+        yield self._exact(spelling)
+    for wanted in _trimmed(spelling_key(bare)[0].strip()):
+        yield self._by_key(wanted)
 
 
 @patch
@@ -331,18 +318,9 @@ def _search(self: Places, mention: str) -> tuple[list[tuple[int, int]], str]:
         mention = bare = bare[1:-1].strip(_HIDDEN)  # without the teacher's own quotes
     if not bare:
         return [], "empty"
-    spans, has_rejections = self._first(self._exact, [mention.strip(), bare])
-    if not spans:
-        spans, more_rejections = self._first(self._by_key, _trimmed(spelling_key(bare)[0].strip()))
-        has_rejections |= more_rejections
-    if spans:
-        return _without_stop(self.text, spans), ""
-    return [], "inside_word" if has_rejections else "absent"
-
-
-@patch
-def find(self: Places, mention: str) -> tuple[list[tuple[int, int]], str]:
-    "The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (or inside a grapheme), else \"\"."
-    if mention not in self._answers:
-        self._answers[mention] = self._search(mention)
-    return self._answers[mention]
+    any_rejected = False
+    for spans, rejected in self._attempts(mention.strip(), bare):
+        any_rejected |= rejected
+        if spans:
+            return _without_stop(self.text, spans), ""
+    return [], "inside_word" if any_rejected else "absent"

@@ -12,37 +12,42 @@ from ..data import storable
 from .segment import words
 
 # %% ../../nbs/03_text/04_near_duplicates.ipynb #e4cd22a5
-_NUMBERS, _BANDS, _SEED = 128, 32, 13  # a pair that is alike by 0.8 shares one of 32 bands of 4 numbers with a probability above 0.9999
+_NUMBERS, _SEED = 128, 13  # of a sketch
+_BANDS = 32  # of 4 numbers; two texts that are alike by 0.8 share a band with a probability above 0.9999
 
 
 def shingles(text: str, language: str, *, shingle: int) -> list[str]:
     "The runs of `shingle` words in `text`; a shorter text is one run."
     clean = storable(text)
-    found = ["0" if (word := clean[a:b].casefold()).isdecimal() else word for a, b in words(clean, language)]
-    return [" ".join(found[n : n + shingle]) for n in range(max(1, len(found) - shingle + 1))]
+    folded = [clean[a:b].casefold() for a, b in words(clean, language)]
+    folded = ["0" if word.isdecimal() else word for word in folded]
+    return [" ".join(folded[n : n + shingle]) for n in range(max(1, len(folded) - shingle + 1))]
 
 
 def sketch(text: str, language: str, *, shingle: int) -> RMinHash:
-    "The MinHash of `text`."
-    made = RMinHash(_NUMBERS, _SEED)
-    made.update(shingles(text, language, shingle=shingle))
-    return made
+    "The MinHash of the shingles of `text`."
+    minhash = RMinHash(_NUMBERS, _SEED)
+    minhash.update(shingles(text, language, shingle=shingle))
+    return minhash
 
 # %% ../../nbs/03_text/04_near_duplicates.ipynb #766651a9
 class NearDuplicates:
-    "Texts put in under a key, to be asked whether one like a new text is there."
+    "Texts, each put in under a number; tells whether one of them is like a new text."
 
     def __init__(self, *, similarity: float, shingle: int):
-        "`similarity` (0 to 1): the share of shingles from which on two texts count as one; `shingle`: words in a shingle."
-        self.similarity, self.shingle, self._sketches = similarity, shingle, {}
+        "`similarity`: the share of shingles (0 to 1) from which on two texts count as one; `shingle`: its words."
+        self.similarity, self.shingle = similarity, shingle
+        self._sketches: dict[int, RMinHash] = {}
         self._bands = RMinHashLSH(threshold=similarity, num_perm=_NUMBERS, num_bands=_BANDS)
 
     def find(self, text: str, language: str) -> int | None:
-        "The key of the text that is most alike, if one is alike enough; the smaller key of two."
-        mine = sketch(text, language, shingle=self.shingle)
-        alike = ((-self._sketches[key].jaccard(mine), key) for key in self._bands.query(mine))
-        found = min(alike, default=(0.0, -1))
-        return found[1] if found[0] < 0 and -found[0] >= self.similarity else None
+        "The key of the most similar text, if it is similar enough; of two equally similar texts the smaller key."
+        new = sketch(text, language, shingle=self.shingle)
+        likeness = {key: self._sketches[key].jaccard(new) for key in self._bands.query(new)}
+        best = min(likeness, key=lambda key: (-likeness[key], key), default=None)
+        if best is None or likeness[best] == 0 or likeness[best] < self.similarity:
+            return None
+        return best
 
     def add(self, key: int, text: str, language: str) -> None:
         "Puts a text in."
