@@ -52,7 +52,7 @@ def _names_by_kind(rows: Sequence[dict]) -> dict[tuple[str, str], list[str]]:
                 names.setdefault((row["language"], e["label"]), set()).add(row["text"][e["start"] : e["end"]])
     return {kind: sorted(some) for kind, some in names.items()}
 
-# %% ../nbs/33_binder.ipynb #05c8ce39
+# %% ../nbs/33_binder.ipynb #4141161d
 def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
     """`rows`, in a `share` of which names (of persons, places, organizations) are exchanged for other names of the same
     language and label. Rows with undecided spans stay as they are."""
@@ -118,7 +118,7 @@ def _use(name: str, labels: Sequence[str]) -> list[str]:
         "```",
     ]
 
-# %% ../nbs/33_binder.ipynb #93575e0d
+# %% ../nbs/33_binder.ipynb #7f8cd6c4
 def model_card(
     model: SpanBinder,
     *,

@@ -139,6 +139,7 @@ def test_a_known_place_is_believed_where_the_text_agrees():
 
 def test_reasons():
     assert placed("a b", "", " \u200b ", "c")[1] == ["empty", "empty", "absent"]
+    assert placed("a \u2028 b", "\u2028", "\x85", " \u2029 ", "\x1c")[1] == ["empty"] * 4
     assert placed("Ada Cy " + "Bo x " * 40, *["Bo"] * 3, "Ada", "Cy")[1] == []
     late = ["Ada", "Cy", "Dee", "Bo"]
     assert placed("Bo x " * 40 + "Ada Cy Dee", *late) == (["200:Ada", "204:Cy", "207:Dee"], ["ambiguous"])

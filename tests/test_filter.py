@@ -179,6 +179,21 @@ def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
     ), process.stderr
 
 
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
+def test_a_missing_package_is_named_for_a_released_filter_with_only_a_sentencepiece_file(tmp_path, package):
+    from transformers import AutoModelForSequenceClassification
+
+    encoder, folder = make_sentencepiece_encoder(tmp_path / "encoder"), tmp_path / "filter"
+    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(folder)
+    (encoder / "spm.model").rename(folder / "spm.model")
+    hide = f"import sys; sys.modules[{package!r}] = None"
+    load = f"{hide}\nfrom finerweb.models.filter_model import load_filter\nload_filter({str(folder)!r})"
+    process = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
+    message = process.stderr.splitlines()[-1]
+    assert process.returncode == 1 and message.startswith("ValueError: filter"), process.stderr
+    assert "takes the packages sentencepiece and protobuf" in message and "tiktoken" not in message
+
+
 # --- a released filter
 
 

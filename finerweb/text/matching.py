@@ -316,7 +316,7 @@ def _search(self: Places, mention: str) -> tuple[list[tuple[int, int]], str]:
     is_quoted = len(bare) > 2 and bare[0] + bare[-1] in _PAIRS
     if is_quoted and not {bare[0], bare[-1]} & set(bare[1:-1]):
         mention = bare = bare[1:-1].strip(_HIDDEN)  # without the teacher's own quotes
-    if not bare:
+    if not bare.strip():  # nothing, or line separators only
         return [], "empty"
     any_rejected = False
     for spans, rejected in self._attempts(mention.strip(), bare):

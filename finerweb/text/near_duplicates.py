@@ -35,7 +35,7 @@ class NearDuplicates:
     "Texts, each put in under a number; tells whether one of them is like a new text."
 
     def __init__(self, *, similarity: float, shingle: int):
-        "`similarity`: the share of shingles (0 to 1) from which on two texts count as one; `shingle`: its words."
+        "`similarity`: the share of shingles (0 to 1) from which on two texts count as one; `shingle`: words in one."
         self.similarity, self.shingle = similarity, shingle
         self._sketches: dict[int, RMinHash] = {}
         self._bands = RMinHashLSH(threshold=similarity, num_perm=_NUMBERS, num_bands=_BANDS)
