@@ -1,10 +1,12 @@
-"""A hub for tests: serves folders as dataset repositories in the way of huggingface.co, with faults, so that HF_ENDPOINT can point at it.
+"""A hub for tests: serves folders as dataset repositories in the way of huggingface.co, with faults.
 
-python hub_server.py FOLDER     FOLDER/OWNER/NAME/... are the repositories; prints its address, serves until its standard input ends
+python hub_server.py FOLDER     FOLDER/OWNER/NAME/... are the repositories; prints its address, serves until its
+                                standard input ends
 
-It knows what `huggingface_hub` and `datasets` ask for: a repository, its tree (in pages), information on paths, and files by range, over a redirect as
-the hub's large files are. `faults[path]` is a list of faults, used up by the requests for that file's bytes, one each; the last one stays if it is "...":
-"500" and any other status, "cut" (the connection ends in the middle), "short" (half of the bytes, as if they were all), "html" (a page instead of bytes).
+It knows what `huggingface_hub` and `datasets` ask for: a repository, its tree (in pages), information on paths, and
+files by range, over a redirect as the hub's large files are. `faults[path]` is a list of faults, used up by the requests
+for that file's bytes, one each; the last one stays if it is "...": "500" and any other status, "cut" (the connection
+ends in the middle), "short" (half of the bytes, as if they were all), "html" (a page instead of bytes).
 """
 
 import hashlib
@@ -20,7 +22,8 @@ PAGE = 3  # entries of a tree in one answer
 
 
 class Hub:
-    "`with Hub(folder) as hub:` serves at `hub.address`; `hub.asked` lists (path, first byte, bytes sent, authorization) of the requests for files."
+    """`with Hub(folder) as hub:` serves at `hub.address`; `hub.asked` lists (path, first byte, bytes sent,
+    authorization) of the requests for files."""
 
     def __init__(self, folder: Path, faults: dict[str, list[str]] | None = None):
         self.folder, self.faults, self.asked, self.calls = Path(folder), faults or {}, [], []
@@ -65,19 +68,37 @@ class Hub:
             return self.send(request, 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         self.send(request, 404, {"error": "Not found"})
 
-    def api(self, request: BaseHTTPRequestHandler, repository: str, rest: list[str], query: dict[str, list[str]], sent: bytes) -> None:
+    def api(
+        self,
+        request: BaseHTTPRequestHandler,
+        repository: str,
+        rest: list[str],
+        query: dict[str, list[str]],
+        sent: bytes,
+    ) -> None:
         root = self.folder / repository
         if not root.is_dir():
             return self.send(request, 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         if not rest or rest[0] == "revision":
             files = [{"rfilename": p.relative_to(root).as_posix()} for p in sorted(root.rglob("*")) if p.is_file()]
-            known = {"id": repository, "sha": REVISION, "siblings": files, "private": False, "gated": False, "disabled": False}
+            known = {
+                "id": repository,
+                "sha": REVISION,
+                "siblings": files,
+                "private": False,
+                "gated": False,
+                "disabled": False,
+            }
             return self.send(request, 200, known | {"downloads": 0, "likes": 0, "tags": []})
         if rest[0] == "paths-info":
             asked = json.loads(sent)["paths"] if sent[:1] == b"{" else parse_qs(sent.decode())["paths"]
             return self.send(request, 200, [self.entry(root, root / p) for p in asked if (root / p).exists()])
         if rest[0] == "tree":
-            top, recursive, start = root.joinpath(*rest[2:]), query.get("recursive", [""])[0].lower() == "true", int(query.get("cursor", ["0"])[0])
+            top, recursive, start = (
+                root.joinpath(*rest[2:]),
+                query.get("recursive", [""])[0].lower() == "true",
+                int(query.get("cursor", ["0"])[0]),
+            )
             found = sorted(top.rglob("*") if recursive else top.iterdir())
             after = f"{self.address}{urlsplit(request.path).path}?recursive={recursive}&cursor={start + PAGE}"
             more = {"Link": f'<{after}>; rel="next"'} if start + PAGE < len(found) else {}
@@ -93,10 +114,19 @@ class Hub:
         whole = (self.folder / repository / path).read_bytes()
         etag = {"ETag": f'"{hashlib.sha1(whole).hexdigest()}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
         if not stored and request.command == "GET":
-            return self.send(request, 302, None, etag | {"Location": f"{self.address}/stored/{repository}/{path}?Signature=secret-signature"})
+            return self.send(
+                request,
+                302,
+                None,
+                etag | {"Location": f"{self.address}/stored/{repository}/{path}?Signature=secret-signature"},
+            )
         if request.command == "HEAD":
-            return self.send(request, 200, None, etag | {"Content-Length": str(len(whole)), "X-Linked-Size": str(len(whole))})
-        first, _, last = (request.headers.get("range") or f"bytes=0-{len(whole) - 1}").removeprefix("bytes=").partition("-")
+            return self.send(
+                request, 200, None, etag | {"Content-Length": str(len(whole)), "X-Linked-Size": str(len(whole))}
+            )
+        first, _, last = (
+            (request.headers.get("range") or f"bytes=0-{len(whole) - 1}").removeprefix("bytes=").partition("-")
+        )
         first, last = int(first), min(int(last or len(whole) - 1), len(whole) - 1)
         if first >= len(whole):
             return self.send(request, 416, None, {"Content-Range": f"bytes */{len(whole)}"})
@@ -109,16 +139,26 @@ class Hub:
             return self.send(request, 200, "<html>Please log in</html>")
         sent = part if not fault else part[: len(part) // 2]
         request.send_response(206 if request.headers.get("range") else 200)
-        for key, value in (etag | {"Content-Range": f"bytes {first}-{last}/{len(whole)}", "Content-Length": str(len(part if fault == "cut" else sent))}).items():
+        for key, value in (
+            etag
+            | {
+                "Content-Range": f"bytes {first}-{last}/{len(whole)}",
+                "Content-Length": str(len(part if fault == "cut" else sent)),
+            }
+        ).items():
             request.send_header(key, value)
         request.end_headers()
         request.wfile.write(sent)
         request.close_connection = request.close_connection or fault == "cut"
 
-    def send(self, request: BaseHTTPRequestHandler, status: int, said: object, headers: dict[str, str] | None = None) -> None:
+    def send(
+        self, request: BaseHTTPRequestHandler, status: int, said: object, headers: dict[str, str] | None = None
+    ) -> None:
         body = b"" if said is None else said.encode() if isinstance(said, str) else json.dumps(said).encode()
         request.send_response(status)
-        for key, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})).items():
+        for key, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})
+        ).items():
             request.send_header(key, value)
         request.end_headers()
         if request.command != "HEAD":

@@ -1,4 +1,5 @@
-"""The offline teachers: all languages, hostile text, the same answer in every process, rich text above noise, and floors on human labels."""
+"""The offline teachers: all languages, hostile text, the same answer in every process, rich text rated above noise, and
+floors on human labels."""
 
 import gzip
 import json
@@ -42,21 +43,23 @@ def check(text: str, mentions: list[Mention]) -> None:
 
 
 def annotate(text: str, language: str, raw_text: Iterable[str] = ()) -> list[list[Mention]]:
-    "What each of the two teachers finds."
-    return [weak_teacher(method, language=language, raw_text=raw_text).annotate([Passage("x", text, language)])[0] for method in METHODS]
+    "The mentions of each of the two teachers."
+    teachers = [weak_teacher(method, language=language, raw_text=raw_text) for method in METHODS]
+    return [teacher.annotate([Passage("x", text, language)])[0] for teacher in teachers]
 
 
 @pytest.mark.parametrize("language", languages())
 def test_every_language_knows_its_countries(language):
-    known = Locale.parse(locale_of(language)["cldr"]).territories
-    names = [known[code] for code in ("FR", "JP", "KE", "BR", "IN", "CN", "DE", "US") if code in known][:4]
+    countries = Locale.parse(locale_of(language)["cldr"]).territories
+    names = [countries[code] for code in ("FR", "JP", "KE", "BR", "IN", "CN", "DE", "US") if code in countries][:4]
     # Irish names carry an article, and Sanskrit ones a colon for a visarga
     names = [name.removeprefix("an ").rstrip(":") for name in names]
     text = "; ".join(names) + "."
-    found = annotate(text, language)
-    for mentions in found:
+    both = annotate(text, language)
+    for mentions in both:
         check(text, mentions)
-    places = {m.text for mentions in found for m in mentions if m.score >= 0.5 and broader(m.label) == "location"}
+    sure = [mention for mentions in both for mention in mentions if mention.score >= 0.5]
+    places = {mention.text for mention in sure if broader(mention.label) == "location"}
     lexicon.cache_clear()  # 91 lexicons at once are a lot of memory
     assert len(places & set(names)) >= 3, f"{language}: of {names} only {sorted(places)}"
 
@@ -67,7 +70,8 @@ def test_hostile_text(name):
     for language in ("eng", "ukr", "tha", "arb") if len(text) < 1_000 else ("ukr", "tha"):
         for method in METHODS:
             teacher = weak_teacher(method, language=language, raw_text=[text[:2_000]])
-            (mentions,), ((score, why),) = teacher.annotate([Passage("x", text, language)]), teacher.rate([Passage("x", text[:3_000], language)])
+            (mentions,) = teacher.annotate([Passage("x", text, language)])
+            ((score, why),) = teacher.rate([Passage("x", text[:3_000], language)])
             check(storable(text), mentions)
             assert score in (1, 2) and why
 
@@ -80,7 +84,9 @@ def test_unknown_names_of_languages_and_teachers():
 
 
 def sample(language: str) -> list[dict]:
-    return [json.loads(line) for line in (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()]
+    "The rows of the packaged sample of `language`."
+    lines = (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 PROGRAM = """
@@ -88,7 +94,8 @@ import json, sys
 from finerweb.data import Passage, asset
 from finerweb.weak.teacher import weak_teacher
 for language in ("swh", "hin"):
-    texts = [json.loads(line)["text"][:1500] for line in (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()[:12]]
+    lines = (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    texts = [json.loads(line)["text"][:1500] for line in lines]
     for method in ("lexicon", "patterns"):
         teacher = weak_teacher(method, language=language, raw_text=texts)
         for text, mentions in zip(texts, teacher.annotate([Passage("x", t, language) for t in texts])):
@@ -97,9 +104,12 @@ for language in ("swh", "hin"):
 
 
 def test_same_answer_in_every_process():
-    runs = [subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "20")]
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "20")]
+    command = [sys.executable, "-c", PROGRAM]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for environment in environments]
     one, two = (run.communicate(timeout=120)[0] for run in runs)
-    assert all(run.returncode == 0 for run in runs) and one == two and one.count(b"\n") == 48 and b"person" in one
+    assert all(run.returncode == 0 for run in runs)
+    assert one == two and one.count(b"\n") == 48 and b"person" in one
 
 
 @pytest.mark.parametrize("language", SAMPLES)
@@ -107,48 +117,59 @@ def test_rich_pages_are_rated_above_noise(language):
     rows = sample(language)
     for method in METHODS:
         teacher = weak_teacher(method, language=language, raw_text=[row["text"] for row in rows])
-        scores: dict[str, list[int]] = {"rich": [], "noise": []}
-        for kind, given in scores.items():
-            given += [score for score, _ in teacher.rate([Passage(row["id"], row["text"][:1_500], language) for row in rows if row["kind"] == kind])]
-        rich, noise = (sum(given) / len(given) for given in scores.values())
+        means = {}
+        for kind in ("rich", "noise"):
+            pages = [Passage(row["id"], row["text"][:1_500], language) for row in rows if row["kind"] == kind]
+            means[kind] = sum(score for score, _ in teacher.rate(pages)) / len(pages)
+        rich, noise = means["rich"], means["noise"]
         assert rich > noise + 0.5, f"{method}, {language}: rich {rich:.2f}, noise {noise:.2f}"
 
 
 TYPES = {"PER": "person", "LOC": "location", "ORG": "organization"}
+CLOSING = {",", ".", ":", ";", ")", "'s", "!", "?"}  # tokens without a space before them
+Spans = set[tuple[int, int, str]]
 
 
-def gold(path: Path, step: int, first: int = 0) -> list[tuple[str, set[tuple[int, int, str]]]]:
-    "(text, spans) of every `step`-th sentence of a file of tokens and tags, joined by spaces."
+def gold_sentence(row: dict) -> tuple[str, Spans]:
+    "The text of a row of tokens and tags, joined by spaces, and the spans of persons, places and organisations."
+    text, spans = "", []
+    for token, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+        space = text and token not in CLOSING and not text.endswith("(")
+        text += (" " if space else "") + token
+        if tag[0] == "I" and spans and spans[-1][2] == tag[2:]:
+            spans[-1][1] = len(text)
+        elif tag != "O":
+            spans.append([len(text) - len(token), len(text), tag[2:]])
+    return text, {(start, end, TYPES[kind]) for start, end, kind in spans if kind in TYPES}
+
+
+def gold(path: Path, step: int) -> list[tuple[str, Spans]]:
+    "(text, spans) of every `step`-th sentence of a file of tokens and tags."
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file][first::step]
-    found = []
-    for row in rows:
-        text, spans = "", []
-        for token, tag in zip(row["tokens"], row["ner_tags"], strict=True):
-            text += (" " if text and token not in {",", ".", ":", ";", ")", "'s", "!", "?"} and not text.endswith("(") else "") + token
-            if tag[0] == "I" and spans and spans[-1][2] == tag[2:]:
-                spans[-1][1] = len(text)
-            elif tag != "O":
-                spans.append([len(text) - len(token), len(text), tag[2:]])
-        found.append((text, {(start, end, TYPES[kind]) for start, end, kind in spans if kind in TYPES}))
-    return found
+        return [gold_sentence(json.loads(line)) for line in list(file)[::step]]
 
 
-def merged(one: list[Mention], two: list[Mention]) -> set[tuple[int, int, str]]:
+def merged(one: list[Mention], two: list[Mention]) -> Spans:
     "What both teachers together are sure of: equal spans strengthen each other, of overlapping ones the surer stays."
     pool: dict[tuple[int, int], tuple[float, str]] = {}
     for mention in [*one, *two]:
         span, score, kind = (mention.start, mention.start + len(mention.text)), mention.score, broader(mention.label)
-        other, known = pool.get(span, (0.0, kind))
-        pool[span] = (1 - (1 - score) * (1 - other), kind) if kind == known else max((score, kind), (other, known))
-    kept: list[tuple[int, int, str]] = []
-    for (start, end), (score, kind) in sorted(pool.items(), key=lambda found: (-found[1][0], found[0])):
-        if score >= 0.5 and all(end <= a or b <= start for a, b, _ in kept):
-            kept.append((start, end, kind))
-    return {span for span in kept if span[2] in TYPES.values()}
+        other_score, other_kind = pool.get(span, (0.0, kind))
+        if kind == other_kind:
+            pool[span] = 1 - (1 - score) * (1 - other_score), kind
+        else:
+            pool[span] = max((score, kind), (other_score, other_kind))
+    apart: list[tuple[int, int, str]] = []
+    surest_first = sorted((-score, start, end, kind) for (start, end), (score, kind) in pool.items())
+    for negative_score, start, end, kind in surest_first:
+        if -negative_score >= 0.5 and all(end <= a or b <= start for a, b, _ in apart):
+            apart.append((start, end, kind))
+    return {span for span in apart if span[2] in TYPES.values()}
 
 
-@pytest.mark.parametrize(("corpus", "language", "step", "floor"), [("conll2003", "eng", 6, 0.63), ("masakhaner2", "swh", 4, 0.77)])
+@pytest.mark.parametrize(
+    ("corpus", "language", "step", "floor"), [("conll2003", "eng", 6, 0.63), ("masakhaner2", "swh", 4, 0.77)]
+)
 def test_f1_on_human_labels(real_data, corpus, language, step, floor):
     import pyarrow.parquet as pq
 
@@ -159,14 +180,15 @@ def test_f1_on_human_labels(real_data, corpus, language, step, floor):
     lines = [text for text, _ in gold(folder / "train.jsonl.gz", 4)]
     raw += ["\n".join(lines[n : n + 20]) for n in range(0, len(lines), 20)]
     rows = gold(folder / "test.jsonl.gz", step)
-    said = [weak_teacher(method, language=language, raw_text=raw).annotate([Passage("x", text, language) for text, _ in rows]) for method in METHODS]
-    right = predicted = there = 0
-    for (text, spans), one, two in zip(rows, *said, strict=True):
+    passages = [Passage("x", text, language) for text, _ in rows]
+    both = [weak_teacher(method, language=language, raw_text=raw).annotate(passages) for method in METHODS]
+    right = predicted = labelled = 0
+    for (text, spans), one, two in zip(rows, *both, strict=True):
         check(text, one)
         check(text, two)
-        found = merged(one, two)
-        right, predicted, there = right + len(found & spans), predicted + len(found), there + len(spans)
-    f1 = 2 * right / (predicted + there)
+        sure = merged(one, two)
+        right, predicted, labelled = right + len(sure & spans), predicted + len(sure), labelled + len(spans)
+    f1 = 2 * right / (predicted + labelled)
     assert f1 >= floor, f"{corpus} {language}: F1 {f1:.3f} on {len(rows)} sentences, expected at least {floor}"
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from .lexicon import SHORT_NAMES, Lexicon, ScoredLabel
-from .shapes import Frequencies, SpanCandidate, east_asian_persons, enumerated, signs, spaced_persons
+from finerweb.weak.shapes import (
+    Frequencies, SpanCandidate, beyond_persons, east_asian_persons, enumerated, merged_places, signs, spaced_persons,
+    without_overlaps,
+)  # fmt: skip
 from .triggers import Hit, Reach, Reading, Rules, Span, automaton_of, broad_kind, hits, reach
 
 # %% ../../nbs/05_weak/07_caseless.ipynb #0bfb77c2
@@ -51,12 +54,12 @@ class Caseless(Rules):
         "The candidates of `text`, left to right without overlaps."
         reading = Reading(text, self.lexicon)
         candidates = [candidate for candidate, _ in _beside_triggers(self, reading)]
-        candidates += _beyond_persons(candidates, _listed_names(self, reading))
+        candidates += beyond_persons(candidates, _listed_names(self, reading))
         candidates += _persons(self, reading)
-        candidates = _longest([*candidates, *signs(reading, self)])
+        candidates = without_overlaps([*candidates, *signs(reading, self)])
         if self.lexicon.script in ("Hani", "Jpan"):
-            candidates = _merged_places(candidates)
-        return _longest([*candidates, *enumerated(reading, self, self.counts, candidates)])
+            candidates = merged_places(candidates)
+        return without_overlaps([*candidates, *enumerated(reading, self, self.counts, candidates)])
 
 
 def _learn(finder: Caseless, readings: list[Reading]) -> None:
@@ -307,21 +310,8 @@ def _worth(finder: Caseless, name: str) -> ScoredLabel:
     return ScoredLabel("person", (0.1 if common else 0.25) * finder.people.get(name, 0.0))
 
 # %% ../../nbs/05_weak/07_caseless.ipynb #f4715b49
-def _beyond_persons(persons: list[SpanCandidate], listed: Iterable[SpanCandidate]) -> list[SpanCandidate]:
-    "The `listed` names but for those that only make one of `persons` longer: that one then ends where they end."
-    person_at = {place: p for p in persons if p.label == "person" for place in range(p.start, p.end)}
-    others = []
-    for candidate in listed:
-        person = person_at.get(candidate.start)
-        if person and candidate.label == "person" and person.end < candidate.end:
-            person.end = candidate.end
-        else:
-            others.append(candidate)
-    return others
-
-
 def _persons(finder: Caseless, reading: Reading) -> Iterator[SpanCandidate]:
-    "Persons without a trigger; how sure the patterns are of them, the words around say."
+    "Persons without a trigger, with the confidence of both teachers."
     if finder.spaced:
         for person in spaced_persons(reading, finder, finder.counts):
             person.patterns_score = 0.6 * _context_score(finder, reading, person)
@@ -331,37 +321,6 @@ def _persons(finder: Caseless, reading: Reading) -> Iterator[SpanCandidate]:
             share = min(1.0, 0.4 + _context_score(finder, reading, person))
             person.patterns_score = max(0.05, share * person.lexicon_score)
             yield person
-
-# %% ../../nbs/05_weak/07_caseless.ipynb #f40cd484
-def _longest(candidates: list[SpanCandidate]) -> list[SpanCandidate]:
-    "Of overlapping candidates the longest stays, of equally long ones the surer; in order of place."
-
-    def rank(candidate: SpanCandidate) -> tuple:
-        surest = max(candidate.lexicon_score, candidate.patterns_score)
-        return candidate.start - candidate.end, -surest, candidate.start, candidate.label
-
-    chosen: list[SpanCandidate] = []
-    covered: set[int] = set()
-    for candidate in sorted(candidates, key=rank):
-        start, end = candidate.start, candidate.end
-        if end > start and start not in covered and end - 1 not in covered:
-            chosen.append(candidate)
-            covered.update(range(start, end))
-    return sorted(chosen, key=lambda candidate: candidate.start)
-
-
-def _merged_places(candidates: list[SpanCandidate]) -> list[SpanCandidate]:
-    "Places written one after the other as one: 兵庫県姫路市 is Himeji in Hyogo."
-    merged: list[SpanCandidate] = []
-    for c in candidates:
-        last = merged[-1] if merged else None
-        if last and last.end == c.start and broad_kind(last.label) == broad_kind(c.label) == "location":
-            lexicon_score = min(last.lexicon_score, c.lexicon_score)
-            patterns_score = max(last.patterns_score, c.patterns_score)
-            merged[-1] = SpanCandidate(last.start, c.end, c.label, lexicon_score, patterns_score)
-        else:
-            merged.append(c)
-    return merged
 
 # %% ../../nbs/05_weak/07_caseless.ipynb #c270c11b
 _BLOCK = 20_000  # characters read at once
