@@ -4,9 +4,9 @@ python hub_server.py FOLDER     FOLDER/OWNER/NAME/... are the repositories; prin
                                 standard input ends
 
 It knows what `huggingface_hub` and `datasets` ask for: a repository, its tree (in pages), information on paths, and
-files by range, over a redirect as the hub's large files are. `faults[path]` is a list of faults, used up by the requests
-for that file's bytes, one each; the last one stays if it is "...": "500" and any other status, "cut" (the connection
-ends in the middle), "short" (half of the bytes, as if they were all), "html" (a page instead of bytes).
+files by range, over a redirect as the hub's large files are. `faults[path]` is a list of faults, used up by the
+requests for that file's bytes, one each; the last one stays if it is "...": "500" and any other status, "cut" (the
+connection ends in the middle), "short" (half of the bytes, as if they were all), "html" (a page instead of bytes).
 """
 
 import hashlib
