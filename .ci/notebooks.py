@@ -37,7 +37,7 @@ def notebooks() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    "A notebook's place below nbs/, 05_weak/01_lexicon.ipynb; of a file elsewhere its name."
+    "A notebook's place below nbs/, 05_weak/00_lexicon.ipynb; of a file elsewhere its name."
     path = path.resolve()
     return path.relative_to(NBS).as_posix() if path.is_relative_to(NBS) else path.name
 

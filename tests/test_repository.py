@@ -84,7 +84,7 @@ def export_cells(path: Path) -> list[str]:
 
 
 def title(path: Path) -> str:
-    "A notebook's place in nbs/ as text: 05_weak/01_lexicon."
+    "A notebook's place in nbs/ as text: 05_weak/00_lexicon."
     return path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
 
 

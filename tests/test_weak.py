@@ -15,7 +15,7 @@ from babel import Locale
 from finerweb.data import Mention, Passage, asset, broader, storable
 from finerweb.languages import languages
 from finerweb.weak.lexicon import lexicon
-from finerweb.weak.word_lists import locale_of, word_list
+from finerweb.text.word_lists import locale_of, word_list
 from finerweb.weak.teacher import weak_teacher
 
 METHODS = ("lexicon", "patterns")
