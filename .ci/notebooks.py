@@ -64,7 +64,6 @@ def header_cells(name: str) -> list:
     install = f"""#| hide
 {INSTALL}
 import importlib.util
-
 if importlib.util.find_spec("{s['lib_name']}") is None:
     import os, subprocess, sys, tempfile
     from importlib.metadata import version

@@ -394,7 +394,7 @@ def test_install_cell_takes_what_the_variable_names(pip, tmp_path):
     assert pip.package("checkout") == str(pip.here / "checkout"), "a bare name is a path, never a name for pip's index"
     assert pip.package("git+https://example.org/finerweb.git@main") == "git+https://example.org/finerweb.git@main"
     for name in ("finerweb", "no/such/folder", "finerweb-9.9-py3-none-any.whl"):
-        with pytest.raises(ModuleNotFoundError, match=re.escape(f"FINERWEB_PACKAGE={name!r} names no wheel")):
+        with pytest.raises(ModuleNotFoundError, match=re.escape(f"FINERWEB_PACKAGE={name!r} is no wheel")):
             pip.package(name)
     assert pip.calls == []
 
