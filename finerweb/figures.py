@@ -31,8 +31,8 @@ def printable(label: str, *, width: int) -> str:
     "`label` in one line of at most `width` characters; characters that the figures' font lacks are dots."
     from matplotlib.font_manager import findfont, get_font
 
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    line = "".join(c if ord(c) in known and c.isprintable() else "·" for c in " ".join(label.split()))
+    glyphs = get_font(findfont("DejaVu Sans")).get_charmap()
+    line = "".join(c if ord(c) in glyphs and c.isprintable() else "·" for c in " ".join(label.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

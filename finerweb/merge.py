@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .data import Entity, broader, entity_from_row, entity_types
-from .models.agreement import Trust, agreed_labels, spans_said
+from .models.agreement import Trust, agreed_labels, spans_by_teacher
 from .models.paper_merge import Annotations, Cosine, merge_by_paper, span_overlap
 
 # %% ../nbs/16_merge.ipynb #954f1b88
@@ -59,7 +59,7 @@ def labels_that_meet(text: str, annotations: Annotations, trust: Trust) -> set[s
         labels = {claim.entity.label for claim in cluster}
         for claim in cluster:
             start, end = claim.span
-            labels.update(trust.known.get(text[start:end], ()))
+            labels.update(trust.agreed.get(text[start:end], ()))
         if len(labels) > 1:
             meeting |= labels
     return meeting
@@ -207,14 +207,14 @@ def _apart(entities: list[Entity], history: History, trust: Trust, min_score: fl
 
 def _history(text: str, annotations: Annotations, trust: Trust, min_score: float) -> History:
     "The labels on which teachers agreed for the names of `text`, in this passage and elsewhere."
-    here = agreed_labels(text, spans_said(annotations, min_score=min_score)) if trust.known else {}
+    here = agreed_labels(text, spans_by_teacher(annotations, min_score=min_score)) if trust.agreed else {}
 
     def history(start: int, end: int) -> dict[str, float]:
         name = text[start:end]
-        everywhere, nearer = trust.known.get(name, {}), here.get(name)
+        everywhere, nearer = trust.agreed.get(name, {}), here.get(name)
         if not nearer:
             return everywhere
-        # With the passage's own share in `trust.known`, what was agreed here counts thrice.
+        # With the passage's own share in `trust.agreed`, what was agreed here counts thrice.
         return {label: everywhere.get(label, 0) + 2 * nearer.get(label, 0) for label in {**everywhere, **nearer}}
 
     return history

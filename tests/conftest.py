@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finerweb.data import lesson_entity
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +53,7 @@ def one_thread() -> Iterator[None]:
 def tiny_encoder(tmp_path_factory) -> str:
     "The folder of a small untrained encoder of characters."
     import torch
+
     from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
@@ -58,6 +61,23 @@ def tiny_encoder(tmp_path_factory) -> str:
     CharEncoder(CharEncoderConfig(rows=1000, row_size=16, hidden_size=48, dilations=[1, 2, 4])).save_pretrained(folder)
     CharTokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def untrained(encoder: str, **changes) -> "SpanBinder":  # noqa: F821
+    "A small student on an encoder, always with the same weights."
+    import torch
+
+    from finerweb.student.model import SpanBinder
+
+    torch.manual_seed(0)
+    sizes = dict(label_encoder=encoder, size=32, max_width=20, window=400, dropout=0.0, freeze_labels=True)
+    return SpanBinder.from_encoder(encoder, **(sizes | changes))
+
+
+def labelled_row(text: str, labels: dict[str, str], language: str = "swh", **more: str) -> dict:
+    "A training row from mention -> label; `more` are further columns."
+    entities = [lesson_entity(text, mention, label) | {"score": 1.0} for mention, label in labels.items()]
+    return {"text": text, "language": language, **more, "entities": entities, "undecided": []}
 
 
 SMALL = {

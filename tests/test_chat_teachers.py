@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from chat_server import ChatHandler, fences, serving
+
 from finerweb.data import Entity, read_rows
 from finerweb.models.paper_merge import span_overlap
 from finerweb.runner.plan import plan

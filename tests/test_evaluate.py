@@ -9,9 +9,9 @@ import pytest
 
 from finerweb.data import Entity, Passage, schema
 from finerweb.evaluate import compared, evaluation_scores, leak_scores
+from finerweb.metrics import score_spans, with_intervals
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import Profile, check_profile, load_profile
-from finerweb.metrics import score_spans, with_intervals
 from finerweb.store import Task
 
 WEAK = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]

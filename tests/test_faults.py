@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
+
 from finerweb.data import asset
 from finerweb.runner.cli import app
-from typer.testing import CliRunner
 
 DONE, FAILED, WRONG = 0, 1, 2
 LEXICON = {"name": "lexicon", "kind": "weak"}

@@ -21,8 +21,6 @@ from finerweb.filter import (
     targets,
     train_filter,
 )
-from finerweb.runner.plan import plan
-from finerweb.runner.profiles import Profile, filters, load_profile
 from finerweb.models.filter_model import (
     LOSSES,
     check_filter,
@@ -35,6 +33,8 @@ from finerweb.models.filter_model import (
     readable,
     score_of,
 )
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import Profile, filters, load_profile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHERS = [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}]

@@ -10,22 +10,35 @@ import json
 import random
 
 import pytest
+from conftest import labelled_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerweb.benchmarks import read_benchmark
-from finerweb.data import lesson_entity, lesson_passages
+from finerweb.data import lesson_passages
 from finerweb.evaluate import load_student
 from finerweb.gliner import (
-    GlinerStudent, WordExample, checkpoint_folder, draw_line, draw_lines, make_word_examples, train_gliner,
+    GlinerStudent,
+    WordExample,
+    checkpoint_folder,
+    draw_line,
+    draw_lines,
+    make_word_examples,
+    train_gliner,
 )  # fmt: skip
+from finerweb.runner.pipeline import run_profile
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
-from finerweb.runner.pipeline import run_profile
-from finerweb.text.segment import graphemes, tokens
 from finerweb.student.word_windows import (
-    cut_words, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows,
+    cut_words,
+    group_labels,
+    place_entities,
+    spell_labels,
+    spell_words,
+    split_words,
+    word_windows,
 )  # fmt: skip
+from finerweb.text.segment import graphemes, tokens
 
 TEXTS = [p.text for p in lesson_passages()] + [
     "東京タワーへ行く。2004年", "北京大学的学生", "ភ្នំពេញជារាជធានី", "ວຽງຈັນເປັນນະຄອນຫຼວງ", "ကမ္ဘာ့မြန်မာEU",
@@ -198,11 +211,7 @@ TRAINING = dict(steps=120, batch=5, encoder_rate=5e-3, head_rate=5e-3, negatives
 
 
 def rows() -> list[dict]:
-    result = []
-    for text, labels in SENTENCES:
-        entities = [lesson_entity(text, mention, label) | {"score": 1.0} for mention, label in labels.items()]
-        result.append({"text": text, "language": "swh", "entities": entities, "undecided": []})
-    return result
+    return [labelled_row(text, labels) for text, labels in SENTENCES]
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +386,6 @@ def test_an_encoder_of_characters_is_refused(library):
 
 def test_a_run_trains_and_scores_it(library, encoder, finerweb, tmp_path):
     import yaml
-
     from conftest import SMALL
 
     student = {"name": "gliner", "kind": "gliner", "encoder": encoder, "languages": ["swh"]}

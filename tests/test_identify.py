@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finerweb.text.language_id import check_language, confusable, english_share, identify
 from finerweb.languages import in_script, language, languages
-from finerweb.text.segment import sentences
 from finerweb.source.documents import documents
+from finerweb.text.language_id import check_language, confusable, english_share, identify
+from finerweb.text.segment import sentences
 
 DATA = Path(os.environ.get("FINERWEB_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")) / "web"
 PAGES = 25  # per language; the rules were made on the other half of the pages

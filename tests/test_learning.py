@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from finerweb.studies.student_quality import (
     Trial,
     at_words,

@@ -17,18 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import server
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-import server
 from finerweb.llm.budget import BudgetSpent, Prices, most_tokens
+from finerweb.llm.cached import Remembered
+from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
 from finerweb.llm.endpoint import Endpoint
 from finerweb.llm.ledger import Ledger, claim, clear_dead, spent, stored_replies
-from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
 from finerweb.llm.schema import fits
-from finerweb.llm.throttle import Hopeless
-from finerweb.llm.cached import Remembered
 from finerweb.llm.structured import ask, parse_reply
+from finerweb.llm.throttle import Hopeless
 from finerweb.teachers import check_teacher, make_teacher
 
 HERE = Path(__file__).resolve().parent

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from finerweb.data import Entity, Passage, entity_types
-from finerweb.models.embeddings import embed_labels, label_cosine, similarity
 from finerweb.merge import clusters, merge_entities, same_type
 from finerweb.models.agreement import Trust, learn_trust
+from finerweb.models.embeddings import embed_labels, label_cosine, similarity
 
 LIKE = {frozenset(("person", "human")): 0.8, frozenset(("human", "individual")): 0.8}
 

@@ -10,17 +10,17 @@ torch = pytest.importorskip("torch")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from finerweb.data import Entity  # noqa: E402
+from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
 from finerweb.student import decoding  # noqa: E402
 from finerweb.student import model as student  # noqa: E402
 from finerweb.student import windows as reading  # noqa: E402
-from finerweb.data import Entity  # noqa: E402
 from finerweb.student.calibration import best_threshold, calibrate_scripts  # noqa: E402
 from finerweb.student.decoding import flat, script_of, threshold_of, uncrossed  # noqa: E402
-from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
 from finerweb.student.labels import read_labels  # noqa: E402
+from finerweb.student.model import SpanBinder, score_batch  # noqa: E402
 from finerweb.student.windows import Window, group_windows, read_texts  # noqa: E402
 from finerweb.text.segment import graphemes  # noqa: E402
-from finerweb.student.model import SpanBinder, score_batch  # noqa: E402
 
 TEXTS = [
     "Wangari Maathai alizaliwa Nyeri, Kenya.",

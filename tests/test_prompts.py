@@ -13,22 +13,23 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from chat_server import ChatHandler, fences, serving
-from finerweb.llm import prompts
+
 from finerweb.align import align_mentions
 from finerweb.annotate import annotate_passages, annotation_request, annotation_schema
 from finerweb.data import Entity, Mention, Passage, Table, check_rows, entity_row, lesson_passages, read_rows, storable
-from finerweb.runner.estimate import estimate_tasks
-from finerweb.runner.plan import plan
-from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.judge import check_judge, judge_passages, judgement_request, judgement_schema, read_judgement, sample_rows
 from finerweb.languages import languages
+from finerweb.llm import prompts
 from finerweb.llm.budget import Prices
 from finerweb.llm.cached import Remembered
 from finerweb.llm.chat import ChatReply, Scripted, failure
 from finerweb.llm.ledger import Ledger
-from finerweb.runner.pipeline import run_tasks
 from finerweb.llm.prompts import Sampling, answered, ask_about, fence, harmless, plain_label
 from finerweb.rate import RATING_SCHEMA, rate_passages, rating_request
+from finerweb.runner.estimate import estimate_tasks
+from finerweb.runner.pipeline import run_tasks
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta
 from finerweb.translate import (
     GoogleTranslation,

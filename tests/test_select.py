@@ -14,12 +14,13 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finerweb.source.chunking import cut_documents
+
 from finerweb.data import asset
-from finerweb.text.near_duplicates import NearDuplicates, sketch
 from finerweb.models.scoring import batches, one_ahead
 from finerweb.select import Held, Selection, language_threshold, score_bin, select
+from finerweb.source.chunking import cut_documents
 from finerweb.source.documents import Document, documents
+from finerweb.text.near_duplicates import NearDuplicates, sketch
 
 HOSTILE = ["", " ", "\x00\ud800", "x" * 200_000, "a " * 50_000, "\u202e" * 500, "ສະບາຍດີ" * 300, "9" * 3000]
 CUTTING = dict(rated=frozenset(), processes=1, words_per_chunk=20, min_words=5, policy="paper", most_chunks=4)
@@ -77,6 +78,7 @@ def result(selection: Selection) -> str:
 @pytest.fixture
 def regressor(tiny_encoder, one_thread):
     import torch
+
     from finerweb.models.char_encoder import load_sequence_regressor
 
     torch.manual_seed(0)
@@ -124,6 +126,7 @@ def test_a_lower_precision_is_taken_only_where_scores_stay(regressor):
 
 def test_a_classifier_is_no_filter(regressor):
     import torch
+
     from finerweb.models.scoring import score_passages
 
     tokenizer, model = regressor
@@ -400,6 +403,7 @@ def stage(tiny_encoder, one_thread, tmp_path):
     """`stage(home, **parameters)`: the parameters of the notebook's stage on 400 pages, as JSON; a filter and the rated
     passages are there."""
     import torch
+
     from finerweb.models.char_encoder import load_sequence_regressor
     from finerweb.source.documents import passage_row
     from finerweb.store import Task
@@ -483,6 +487,7 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(stage, environment, tmp_pa
 
 def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path, monkeypatch):
     import torch
+
     from finerweb.models.char_encoder import load_sequence_regressor
 
     parameters = stage("whole", passages=5)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import Hub
+
+from finerweb.corpus import draw
 from finerweb.source import documents as documents_module
 from finerweb.source import files as files_module
-from finerweb.corpus import draw
-from finerweb.source.files import Shard
-from finerweb.source.shards import local_shards
 from finerweb.source.documents import (
     WAITS,
     Document,
@@ -28,8 +28,9 @@ from finerweb.source.documents import (
     shards,
     source_fingerprint,
 )
+from finerweb.source.files import Shard
+from finerweb.source.shards import local_shards
 from finerweb.store import Task
-from hub_server import Hub
 
 SWAHILI = "HuggingFaceFW/fineweb-2/data/swh_Latn/train"
 

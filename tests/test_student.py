@@ -7,20 +7,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finerweb.student.objective import label_names  # noqa: E402
+from conftest import labelled_row, untrained  # noqa: E402
+
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
-from finerweb.student.targets import choose_labels, make_examples, make_targets, relation  # noqa: E402
-from finerweb.data import Entity, lesson_entity  # noqa: E402
+from finerweb.data import Entity  # noqa: E402
 from finerweb.models.char_encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
-from finerweb.student.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.models.scoring import score_passages  # noqa: E402
-from finerweb.text.segment import graphemes  # noqa: E402
+from finerweb.student.calibration import calibrate  # noqa: E402
 from finerweb.student.decoding import flat  # noqa: E402
 from finerweb.student.labels import read_labels  # noqa: E402
+from finerweb.student.losses import bce_loss, focal_loss  # noqa: E402
 from finerweb.student.model import SpanBinder, candidate_spans, strongest  # noqa: E402
-from finerweb.student.windows import collate  # noqa: E402
-from finerweb.student.calibration import calibrate  # noqa: E402
+from finerweb.student.objective import label_names  # noqa: E402
+from finerweb.student.targets import choose_labels, make_examples, make_targets, relation  # noqa: E402
 from finerweb.student.training import train_binder  # noqa: E402
+from finerweb.student.windows import collate  # noqa: E402
+from finerweb.text.segment import graphemes  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
     ("Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
@@ -36,18 +38,8 @@ TRAINING |= dict(loss="bce", encoder_dropout=0.0, seed=1, progress=False)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def untrained(encoder: str, **changes) -> SpanBinder:
-    torch.manual_seed(0)
-    sizes = dict(label_encoder=encoder, size=32, max_width=20, window=400, dropout=0.0, freeze_labels=True)
-    return SpanBinder.from_encoder(encoder, **(sizes | changes))
-
-
 def rows() -> list[dict]:
-    result = []
-    for text, labels in SENTENCES:
-        entities = [lesson_entity(text, mention, label) | {"score": 1.0} for mention, label in labels.items()]
-        result.append({"text": text, "language": "swh", "entities": entities, "undecided": []})
-    return result
+    return [labelled_row(text, labels) for text, labels in SENTENCES]
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,29 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from conftest import labelled_row, untrained  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from finerweb.data import lesson_entity  # noqa: E402
-from finerweb.student import model as student  # noqa: E402
-from finerweb.student import objective  # noqa: E402
-from finerweb.student import training  # noqa: E402
-from finerweb.student.objective import TrainingSettings, ask, known_labels  # noqa: E402
 from finerweb.binder import model_card, read_descriptions  # noqa: E402
-from finerweb.student.targets import (  # noqa: E402
-    choose_labels, make_edge_targets, make_examples, make_targets, read_concepts,
-)  # fmt: skip
 from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig  # noqa: E402
-from finerweb.student.losses import bce_loss, contrastive_loss  # noqa: E402
+from finerweb.student import model as student  # noqa: E402
+from finerweb.student import (
+    objective,  # noqa: E402
+    training,  # noqa: E402
+)
 from finerweb.student.labels import read_labels  # noqa: E402
+from finerweb.student.losses import bce_loss, contrastive_loss  # noqa: E402
 from finerweb.student.model import SpanBinder  # noqa: E402
-from finerweb.student.windows import collate  # noqa: E402
+from finerweb.student.objective import TrainingSettings, ask, known_labels  # noqa: E402
+from finerweb.student.targets import (  # noqa: E402
+    choose_labels,
+    make_edge_targets,
+    make_examples,
+    make_targets,
+    read_concepts,
+)  # fmt: skip
 from finerweb.student.training import pick_device, train_binder  # noqa: E402
+from finerweb.student.windows import collate  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first and the third: only a blank, or nothing, between them
     ("swh", "Latn", "Wangari Nairobi Oslo", {"Wangari": "person", "Nairobi": "city", "Oslo": "city"}),
@@ -56,19 +62,8 @@ WORDS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def untrained(encoder: str, **changes) -> SpanBinder:
-    torch.manual_seed(0)
-    sizes = dict(label_encoder=encoder, size=32, max_width=20, window=400, dropout=0.0, freeze_labels=True)
-    return SpanBinder.from_encoder(encoder, **(sizes | changes))
-
-
 def rows() -> list[dict]:
-    result = []
-    for language, script, text, labels in SENTENCES:
-        entities = [lesson_entity(text, mention, label) | {"score": 1.0} for mention, label in labels.items()]
-        row = {"text": text, "language": language, "script": script, "entities": entities, "undecided": []}
-        result.append(row)
-    return result
+    return [labelled_row(text, labels, language, script=script) for language, script, text, labels in SENTENCES]
 
 
 def weights_of(model: SpanBinder) -> list[torch.Tensor]:

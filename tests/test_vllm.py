@@ -19,14 +19,14 @@ import urllib.request
 
 import pytest
 import yaml
-from finerweb.annotate import annotation_schema
-from finerweb.data import lesson_passages
-from finerweb.llm.schema import fits
-from finerweb.judge import judgement_schema
-from finerweb.rate import RATING_SCHEMA
-from finerweb.data import read_rows
-from finerweb.store import read_meta
 from tiny_model import make_tiny_model
+
+from finerweb.annotate import annotation_schema
+from finerweb.data import lesson_passages, read_rows
+from finerweb.judge import judgement_schema
+from finerweb.llm.schema import fits
+from finerweb.rate import RATING_SCHEMA
+from finerweb.store import read_meta
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own (see the top of tests/test_vllm.py)")

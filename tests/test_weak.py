@@ -14,8 +14,8 @@ from babel import Locale
 
 from finerweb.data import Mention, Passage, asset, broader, storable
 from finerweb.languages import languages
-from finerweb.weak.lexicon import lexicon
 from finerweb.text.word_lists import locale_of, word_list
+from finerweb.weak.lexicon import lexicon
 from finerweb.weak.teacher import weak_teacher
 
 METHODS = ("lexicon", "patterns")

@@ -265,8 +265,8 @@ def status(
     folder, console = runs_folder(home), Console()
     runs = sorted(path.parent.name for path in folder.glob("*/profile.yaml"))
     if not runs or (name and name not in runs):
-        known = ", ".join(runs) or "none"
-        raise _stop(f"no run {name!r} in {folder}; there is {known}. Make one with: finerweb run demo")
+        names = ", ".join(runs) or "none"
+        raise _stop(f"no run {name!r} in {folder}; there is {names}. Make one with: finerweb run demo")
     for run in [name] if name else runs:
         show_run(console, home, run, each=each)
     show_spending(console, home)

@@ -225,11 +225,11 @@ def without_scripts(
     from scipy.stats import spearmanr
 
     rows, _ = to_learn(rows, held_out=[], passages=len(rows), crawl=0.5, fold=0, seed=seed)
-    asked, learnt = [row for n, row in enumerate(rows) if n % 5 == 0], [row for n, row in enumerate(rows) if n % 5]
+    tested, learnt = [row for n, row in enumerate(rows) if n % 5 == 0], [row for n, row in enumerate(rows) if n % 5]
     learnt.sort(key=lambda row: _draw(seed, row["id"]))
     everything, table = filter_for(learnt[:passages], folder=folder / "all", seed=seed, **how), []
     for script in scripts:
-        own = [row for row in asked if row["script"] == script]
+        own = [row for row in tested if row["script"] == script]
         if len(own) < least:
             continue
         others = [row for row in learnt if row["script"] != script]
@@ -273,11 +273,11 @@ def thresholds(
     train = [row for own in languages.values() for row in own[:learnt]]
     score, table = filter_for(train, task="binary", folder=folder, seed=seed, **how), []
     for language, own in sorted(languages.items()):
-        asked = own[learnt:]
-        if len(asked) < least:
+        tested = own[learnt:]
+        if len(tested) < least:
             continue
-        scores, useful = score(asked), classes([row["target"] for row in asked], task="binary")
-        row = {"language": language, "passages": len(asked), "useful": fmean(useful)}
+        scores, useful = score(tested), classes([row["target"] for row in tested], task="binary")
+        row = {"language": language, "passages": len(tested), "useful": fmean(useful)}
         own_threshold = language_threshold(scores, threshold=0.5, best_share=best_share)
         for name, threshold in (("one", 0.5), ("own", own_threshold)):
             row |= {f"{name}: {column}": value for column, value in _passing(scores, useful, threshold).items()}

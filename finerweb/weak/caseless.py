@@ -111,14 +111,14 @@ def _uncommon_edges(finder: Caseless, reading: Reading, far: Reach, hit: Hit) ->
     before = ""  # the word before in the name
     for n, edge in enumerate(far.edges):
         token = reading.tokens[reading.ending_at[edge] if far.is_start else reading.starting_at[edge]]
-        known = person and (token in finder.people or token in finder.particles)
+        listed = person and (token in finder.people or token in finder.particles)
         rare = counts.rare(token, finder)
         if n == 0:
             rare_enough = rare and hit.trigger.score > 0.5 if person else True
-            fits = known or (rare_enough and not counts.common(token))
+            fits = listed or (rare_enough and not counts.common(token))
         else:
             open_end = person and n == 1 and not before.startswith(finder.article)
-            fits = known or before in finder.particles or (open_end and (rare or token.startswith(finder.article)))
+            fits = listed or before in finder.particles or (open_end and (rare or token.startswith(finder.article)))
         if not fits:
             break
         edges.append(edge)

@@ -46,8 +46,8 @@ class Frequencies:
         "Whether a word is too rare to be anything but a name, and neither a trigger nor a listed name of its own."
         if len(word) < 2 or word[0].isdigit() or self.words[word] > self.total / 20_000:
             return False
-        known = word in rules.triggers or word in rules.breaks or word in rules.lexicon.names
-        return not known and not word.startswith(rules.article)
+        listed = word in rules.triggers or word in rules.breaks or word in rules.lexicon.names
+        return not listed and not word.startswith(rules.article)
 
 # %% ../../nbs/05_weak/06_shapes.ipynb #396d028c
 def spaced_persons(reading: Reading, rules: Rules, counts: Frequencies) -> Iterator[SpanCandidate]:

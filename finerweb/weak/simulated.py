@@ -114,5 +114,5 @@ def placement_counts(
     expected = Counter(meaning for meaning in meanings if meaning) & Counter(gold.values())
     places = {(e.start, e.end, e.label) for e in entities}
     right = Counter(gold[place] for place in sorted(places & set(gold)))
-    found = right & expected
-    return Counter(expected=expected.total(), placed=len(entities), right=right.total(), found=found.total())
+    recalled = right & expected
+    return Counter(expected=expected.total(), placed=len(entities), right=right.total(), found=recalled.total())
