@@ -9,9 +9,9 @@ __all__ = ['random_chunk', 'usable_chunk', 'draw', 'examples_by_reason']
 import heapq
 from collections.abc import Callable, Iterable
 
+from .source.documents import Document, Dropped, passage_row, random_number
 from .text.language_id import check_language
 from .text.segment import chunks
-from .source.documents import Document, Dropped, passage_row, random_number
 
 # %% ../nbs/10_corpus.ipynb #6eb5aa77
 def random_chunk(

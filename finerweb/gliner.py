@@ -19,7 +19,13 @@ from fastcore.basics import patch
 
 from .data import Entity, broader
 from finerweb.student.word_windows import (
-    WordWindow, group_labels, place_entities, spell_labels, spell_words, split_words, word_windows,
+    WordWindow,
+    group_labels,
+    place_entities,
+    spell_labels,
+    spell_words,
+    split_words,
+    word_windows,
 )  # fmt: skip
 
 # %% ../nbs/34_gliner.ipynb #e7da5c18

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fastcore.basics import patch
 
-from .source.chunking import CutDocument
-from .text.near_duplicates import NearDuplicates
-from .text.language_id import check_language
 from .languages import language as find_language
+from .source.chunking import CutDocument
 from .source.documents import Dropped, passage_row
+from .text.language_id import check_language
+from .text.near_duplicates import NearDuplicates
 
 # %% ../nbs/13_select.ipynb #78d3a5a6
 def language_threshold(scores: list[float], *, threshold: float, best_share: float) -> float:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from .llm.budget import Prices, check_cap, prices
 from .data import Mention, Passage
-from .llm.ledger import Ledger
-from .llm.chat import Backend, ChatModel
+from .llm.budget import Prices, check_cap, prices
 from .llm.cached import Remembered
+from .llm.chat import Backend, ChatModel
+from .llm.ledger import Ledger
 from .llm.protocol import STRUCTURED
 from .store import runs_folder
 

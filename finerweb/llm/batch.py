@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fastcore.basics import patch
 
-from .protocol import api_key, body, read_completion
-from .ledger import Ledger, stored_replies
 from .chat import ChatReply, ChatRequest, failure
+from .ledger import Ledger, stored_replies
+from .protocol import api_key, body, read_completion
 from .throttle import Hopeless
 
 # %% ../../nbs/04_llm/07_batch.ipynb #8bc768fd

@@ -14,8 +14,8 @@ from dataclasses import replace
 from fastcore.basics import patch
 
 from .budget import BudgetSpent, Prices, check_cap, worst
-from .ledger import Ledger, claim, clear_dead, keep, others_ask, request_key, spent, stored_replies, unclaim
 from .chat import Backend, ChatReply, ChatRequest
+from .ledger import Ledger, claim, clear_dead, keep, others_ask, request_key, spent, stored_replies, unclaim
 
 # %% ../../nbs/04_llm/03_cached.ipynb #aea70bd7
 class Remembered:

@@ -18,8 +18,8 @@ from itertools import chain
 
 from fastcore.basics import patch
 
-from .protocol import api_key, body, read_completion
 from .chat import ChatReply, ChatRequest, failure
+from .protocol import api_key, body, read_completion
 from .throttle import Fault, Hopeless, Traffic, backoff, retry_after
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #c7ee04d6

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .schema import READER, clean, fit, fits, read_json, too_deep
 from .chat import ChatModel, ChatReply, ChatRequest, failure
+from .schema import READER, clean, fit, fits, read_json, too_deep
 
 # %% ../../nbs/04_llm/10_structured.ipynb #2964816c
 READABLE = 1_000_000  # characters that are read at all: the longest replies of our schemas have 50,000

@@ -15,7 +15,7 @@ from ..models.filter_model import filter_fingerprint
 from .profiles import Profile, filters
 from .stages import STAGES, STUDENTS, Stage, check_parameters, notebook_parameters, unknown_name
 from ..source.documents import source_fingerprint
-from ..store import finished, fingerprint, is_done, output_folder
+from ..store import fingerprint, finished, is_done, output_folder
 
 # %% ../../nbs/60_runner/02_plan.ipynb #4944b82a
 TaskName = tuple[str, tuple[str, ...]]  # (stage, key), for example ("15_align", ("tha", "lexicon"))

@@ -15,11 +15,11 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import NamedTuple
 
-from ..text.language_id import check_language
 from ..languages import in_script
 from ..languages import language as find_language
-from ..text.segment import chunks
 from .documents import Document
+from ..text.language_id import check_language
+from ..text.segment import chunks
 
 # %% ../../nbs/08_source/03_chunking.ipynb #d8993250
 _HARDLY = 0.02  # of the letters

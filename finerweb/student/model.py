@@ -17,13 +17,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from ..data import Entity
-from .decoding import flat, threshold_of, uncrossed
 from ..models.char_encoder import CharEncoderConfig, load_encoder
+from .decoding import flat, threshold_of, uncrossed
 from .folder import InFolder, check_encoder
 from .labels import check_labels, read_labels
 from .losses import SPAN, Contrast
 from finerweb.student.windows import (
-    Window, collate, cut_windows, group_windows, most_units, read_texts, text_blocks,
+    Window,
+    collate,
+    cut_windows,
+    group_windows,
+    most_units,
+    read_texts,
+    text_blocks,
 )  # fmt: skip
 
 # %% ../../nbs/32_student/05_model.ipynb #08c8e8da

@@ -13,10 +13,10 @@ from functools import partial
 
 import torch
 
-from .targets import Concepts, Example, choose_labels, make_edge_targets, make_targets
 from ..data import broader
 from .losses import END, START, bce_loss, contrastive_loss, focal_loss
 from .model import SpanBinder, candidate_spans, read_labels, strongest
+from .targets import Concepts, Example, choose_labels, make_edge_targets, make_targets
 from .windows import collate
 
 # %% ../../nbs/32_student/07_objective.ipynb #db9f44ec

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 
 from ..data import broader, entity_types
-from .windows import Window
 from .model import SpanBinder
+from .windows import Window
 
 # %% ../../nbs/32_student/06_targets.ipynb #53552ba5
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity, so that it can be a key of `relation`'s cache

@@ -19,10 +19,10 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
+from .calibration import model_threshold
+from .model import SpanBinder, read_labels
 from .objective import TrainingSettings, ask, batch_losses, known_labels, label_names
 from .targets import Example, make_examples
-from .model import SpanBinder, read_labels
-from .calibration import model_threshold
 
 # %% ../../nbs/32_student/09_training.ipynb #ff3b0699
 @dataclass(slots=True)

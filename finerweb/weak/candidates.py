@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..text.word_lists import name_key
 from .capitals import Statistics, Word, runs
 from .lexicon import Lexicon, ScoredLabel
-from ..text.word_lists import name_key
 
 # %% ../../nbs/05_weak/03_candidates.ipynb #16de007e
 def joint_key(words: Sequence[Word], stems: bool = False) -> str:

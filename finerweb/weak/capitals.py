@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from .lexicon import Lexicon
 from ..text.word_lists import longest_first, name_key, without_prefix
+from .lexicon import Lexicon
 
 # %% ../../nbs/05_weak/02_capitals.ipynb #4c2e7b5c
 _CASED_BLOCKS = ((0x41, 0x250), (0x370, 0x530), (0x531, 0x557), (0x1E00, 0x2000))

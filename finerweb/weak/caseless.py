@@ -11,10 +11,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .lexicon import Lexicon, ScoredLabel
 from ..text.word_lists import SHORT_NAMES
+from .lexicon import Lexicon, ScoredLabel
 from finerweb.weak.shapes import (
-    Frequencies, SpanCandidate, beyond_persons, east_asian_persons, enumerated, merged_places, signs, spaced_persons,
+    Frequencies,
+    SpanCandidate,
+    beyond_persons,
+    east_asian_persons,
+    enumerated,
+    merged_places,
+    signs,
+    spaced_persons,
     without_overlaps,
 )  # fmt: skip
 from .triggers import Hit, Reach, Reading, Rules, Span, automaton_of, broad_kind, hits, reach

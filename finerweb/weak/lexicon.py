@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finerweb.text.word_lists import (
-    CASED, SHORT_NAMES, calendar_words, locale_of, name_key, stem_all, stemmer, word_list,
+    CASED,
+    SHORT_NAMES,
+    calendar_words,
+    locale_of,
+    name_key,
+    stem_all,
+    stemmer,
+    word_list,
 )  # fmt: skip
 
 # %% ../../nbs/05_weak/00_lexicon.ipynb #f75682f6

@@ -11,20 +11,36 @@ from dataclasses import dataclass, field
 
 from fastcore.basics import patch
 
+from ..data import Mention, Passage, storable
+from ..text.word_lists import CASED
+from finerweb.weak.candidates import (
+    LOCATION,
+    ORGANIZATION,
+    OTHER,
+    PERSON,
+    TYPES,
+    Candidate,
+    Tables,
+    candidates,
+    type_of,
+)  # fmt: skip
 from .capitals import Statistics, blocks
 from .caseless import Caseless, caseless
-from finerweb.weak.candidates import (
-    LOCATION, ORGANIZATION, OTHER, PERSON, TYPES, Candidate, Tables, candidates, type_of,
-)  # fmt: skip
-from ..data import Mention, Passage, storable
-from finerweb.weak.types import (
-    CONTEXT_WEIGHT, Surroundings, by_team, context_evidence, head_label, learn, own_prefix, surroundings,
-    with_other_places, word_evidence,
-)  # fmt: skip
 from .lexicon import Lexicon, ScoredLabel, lexicon
-from ..text.word_lists import CASED
-from .values import ScoredSpan, quoted_names, values
 from .rubric import rating
+from finerweb.weak.types import (
+    CONTEXT_WEIGHT,
+    Surroundings,
+    by_team,
+    context_evidence,
+    head_label,
+    learn,
+    own_prefix,
+    surroundings,
+    with_other_places,
+    word_evidence,
+)  # fmt: skip
+from .values import ScoredSpan, quoted_names, values
 
 # %% ../../nbs/05_weak/09_teacher.ipynb #f0c1831d
 def _noisy_or(one: float, two: float) -> float:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import ahocorasick
 
 from ..data import broader
-from .lexicon import KIND_LABELS, Lexicon
-from ..text.word_lists import UNSPACED, calendar_words, longest_first, word_list
 from ..text.segment import words
+from ..text.word_lists import UNSPACED, calendar_words, longest_first, word_list
+from .lexicon import KIND_LABELS, Lexicon
 
 # %% ../../nbs/05_weak/05_triggers.ipynb #25890547
 _WORD = re.compile(r"[^\s!-/:-@\[-`{-¿‐-‧‰-⁞〈-】،؛؟٪٬٭۔।॥။៕׃־“”፡-፨၊။—–\u200e\u200f\ufeff]+")

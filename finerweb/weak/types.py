@@ -13,12 +13,22 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .capitals import LETTERS, PlaceSums, Statistics, Word, blocks, runs
-from finerweb.weak.candidates import (
-    HEAD_LABELS, LOCATION, ORGANIZATION, OTHER, PERSON, TYPES,
-    Candidate, Tables, candidates, in_table, table_score, type_of,
-)  # fmt: skip
 from ..data import storable
+from finerweb.weak.candidates import (
+    HEAD_LABELS,
+    LOCATION,
+    ORGANIZATION,
+    OTHER,
+    PERSON,
+    TYPES,
+    Candidate,
+    Tables,
+    candidates,
+    in_table,
+    table_score,
+    type_of,
+)  # fmt: skip
+from .capitals import LETTERS, PlaceSums, Statistics, Word, blocks, runs
 from .lexicon import Lexicon, ScoredLabel
 
 # %% ../../nbs/05_weak/04_types.ipynb #249a15c6
