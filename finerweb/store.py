@@ -233,7 +233,9 @@ def _make(run: str, name: str) -> None:
     "Makes one output of a packaged run, and what it needs, in a process of its own; shows a line of progress."
     command = [sys.executable, "-m", "finerweb", "run", run, "--stages", name]
     print(f"{name} of the run {run!r} is not there yet; making it and what it needs, once", flush=True)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    # A kernel asks for colours; then the command would draw a bar in place of a line for each task.
+    plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=plain) as process:
         labels = (line.removeprefix("done ").strip() for line in process.stdout if line.startswith("done "))
         for number, label in enumerate(labels, 1):
             print(f"\r{number} tasks done, last {label:40}", end="", flush=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from finerweb.store import Task
 
 END = "19_judge,20_publish,35_evaluate"
 VARIANTS = {
@@ -326,6 +327,17 @@ def test_real_text_in_two_scripts_goes_all_the_way(real_data, finerweb, profile_
         mentions = [row["text"][span["start"] : span["end"]] for row in rows for span in row["char_spans"]]
         assert len(rows) == 4 and mentions and all(mention.strip() for mention in mentions)
     assert any("\u0e00" < c < "\u0e7f" for c in rows[0]["text"])
+
+
+def test_a_notebook_opened_alone_makes_only_what_it_reads_and_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FINERWEB_HOME", str(tmp_path))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a kernel sets it
+    rows = Task("", "demo", "11_rate", ("swh", "lexicon"), parameters={}).read("10_corpus", "swh")
+    assert len(rows) == 18 and {row["language"] for row in rows} == {"swh"}
+    made = {p.parent.relative_to(tmp_path / "demo").as_posix() for p in tmp_path.rglob("meta.json")}
+    assert made == {"10_corpus/swh"}
+    printed = capsys.readouterr().out
+    assert "10_corpus/swh of the run 'demo' is not there yet" in printed and "1 tasks done, last 10_corpus swh" in printed
 
 
 # --- the other words of the command line
