@@ -337,7 +337,7 @@ def test_a_notebook_opened_alone_makes_only_what_it_reads_and_shows_how_far_it_i
     made = {p.parent.relative_to(tmp_path / "demo").as_posix() for p in tmp_path.rglob("meta.json")}
     assert made == {"10_corpus/swh"}
     printed = capsys.readouterr().out
-    assert "10_corpus/swh of the run 'demo' is not there yet" in printed and "1 tasks done, last 10_corpus swh" in printed
+    assert "10_corpus/swh of the run 'demo' is not there yet" in printed and "1 tasks done, last 10_corpus" in printed
 
 
 # --- the other words of the command line
