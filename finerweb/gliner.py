@@ -150,6 +150,7 @@ def predict(
     from finerweb.student.decoding import flat
 
     threshold = self.config.threshold if threshold is None else threshold
+    texts, labels = list(texts), list(labels)
     entities_of = [[] for _ in texts]
     for number, entity in predict_entities(self, texts, labels, threshold, batch_size, progress):
         entities_of[number].append(entity)

@@ -117,6 +117,9 @@ class _Row(NamedTuple):
     values: np.ndarray  # [3, ...]: precision, recall, F1
 
 
+_SUMS = ("micro", "macro")  # a label that is called so shows as "micro (label)"
+
+
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros_like(above, dtype=float), where=below > 0)
 
@@ -129,7 +132,9 @@ def _measures(labels: tuple[str, ...], counts: np.ndarray) -> list[_Row]:
     for m, match in enumerate(MATCHES):
         total = counts[..., m, -1, :]
         if m != _BOUNDARY:
-            rows += [_Row(match, label, counts[..., m, n, :], values[..., m, n]) for n, label in enumerate(labels)]
+            for n, label in enumerate(labels):
+                name = f"{label} (label)" if label in _SUMS else label
+                rows.append(_Row(match, name, counts[..., m, n, :], values[..., m, n]))
         rows.append(_Row(match, "micro", total, values[..., m, -1]))
         if m != _BOUNDARY:
             macro = values[..., m, :-1].mean(axis=-1) if labels else np.zeros(values.shape[:-2])

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from finerweb.data import asset
 from finerweb.runner.cli import app
+from finerweb.runner.stages import check_parameters
 
 DONE, FAILED, WRONG = 0, 1, 2
 LEXICON = {"name": "lexicon", "kind": "weak"}
@@ -270,6 +271,30 @@ def test_every_packaged_profile_can_be_looked_at_on_a_bare_machine(profile, tmp_
         assert "thainer-2.2" in ended.output
     if profile == "real":
         assert "10_corpus eng would fail" in ended.output, "it wants a source"
+
+
+def test_a_number_that_yaml_reads_as_a_text_is_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for written in ("3e-5", "1E2", "-2.5e+3"):
+        assert check_parameters("33_binder", {"encoder_rate": written}) == {"encoder_rate": float(written)}
+    with pytest.raises(ValueError, match="must be float, found 'fast'"):
+        check_parameters("33_binder", {"encoder_rate": "fast"})
+
+
+def test_a_run_does_not_read_its_own_outputs(finerweb, profile_file, tmp_path):
+    write_lines(tmp_path / "pages.jsonl", [r for r in sample("swh") if len(r["text"]) > 400][:6])
+    profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[])
+    for _ in range(2):  # the second time its outputs are there from the beginning
+        done = finerweb(tmp_path, "run", "small.yaml", "--source", ".", "--home", "here", "--stages", "10_corpus")
+        assert done.returncode == DONE, done.stdout + done.stderr
+    assert {r["document_id"] for r in pq.read_table(tmp_path / "here/small/10_corpus/swh/rows.parquet").to_pylist()}
+
+
+def test_one_document_is_refused_in_plain_words(finerweb, profile_file, tmp_path):
+    write_lines(tmp_path / "page.jsonl", [r for r in sample("swh") if len(r["text"]) > 400][:1])
+    profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[])
+    done = finerweb(tmp_path, "run", "small.yaml", "--source", "page.jsonl", "--stages", "12_filter")
+    assert done.returncode == FAILED and "1 rated passages are too few to train a filter" in done.stdout
 
 
 def hostile_pages(folder: Path) -> dict[str, str]:

@@ -153,6 +153,16 @@ def test_every_gold_span_counts():
     assert score_spans(nested, [[]], labels=["person"]).row()["gold"] == 1
 
 
+@pytest.mark.parametrize("name", ["micro", "macro"])
+def test_a_label_may_be_called_as_a_sum_is(name):
+    gold, predicted = [[Entity(0, 5, name), Entity(6, 9, "city")]], [[Entity(6, 9, "city")]]
+    scores = score_spans(gold, predicted)
+    assert scores.f1 == pytest.approx(2 / 3) and scores.row("macro")["f1"] == pytest.approx(0.5)
+    assert scores.row(f"{name} (label)")["gold"] == 1
+    rows = [(row["match"], row["label"]) for row in scores.table()]
+    assert len(set(rows)) == len(rows), "no two rows have one name"
+
+
 def test_intervals_are_those_of_a_plain_bootstrap():
     rng = random.Random(5)
     gold, predicted = ([random_entities(rng, 3) for _ in range(40)] for _ in range(2))

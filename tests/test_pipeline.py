@@ -389,3 +389,22 @@ def test_predict_tells_where_entities_are(small_run, finerweb, tmp_path):
         n, start, end, label, score, mention = line.split("\t")
         assert texts[int(n)][int(start) : int(end)] == mention != ""
         assert label in ("person", "location") and 0 <= float(score) <= 1
+
+
+def test_predict_keeps_an_entity_on_a_line(small_run, finerweb, tmp_path):
+    student, text = small_run / "33_binder/tiny", "Nairobi\tni mji\nmkuu wa Kenya\\."
+    words = ("predict", student, "--labels", "person, location", "--threshold", "0")
+    ended = finerweb(tmp_path, *words, text)
+    rows = [line.split("\t") for line in ended.stdout.splitlines()]
+    assert rows and all(len(row) == 6 for row in rows)
+    for _, start, end, *_, mention in rows:
+        written = text[int(start) : int(end)].replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+        assert mention == written
+    assert any("\\t" in row[-1] or "\\n" in row[-1] for row in rows)
+    objects = [json.loads(line) for line in finerweb(tmp_path, *words, "--format", "jsonl", text).stdout.splitlines()]
+    assert [(o["start"], o["end"], o["mention"]) for o in objects] == [
+        (int(row[1]), int(row[2]), text[int(row[1]) : int(row[2])]) for row in rows
+    ]
+    for wrong in (("--threshold", "2"), ("--format", "xml")):
+        ended = finerweb(tmp_path, *words[:4], *wrong, "Kenya")
+        assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and wrong[0] in ended.stderr

@@ -222,11 +222,11 @@ def test_calibration_by_script_needs_enough_entities(tiny):
     ]
     assert set(calibrate_scripts(model, rows, least=2, batch_size=4)) == {""} and model.config.thresholds == {}
     best = calibrate_scripts(model, rows, least=1, batch_size=4)
-    assert model.config.thresholds == {"Latn": pytest.approx(0.75), "Thai": pytest.approx(0.15)}
+    assert model.config.thresholds == {"Latn": pytest.approx(0.75), "Thai": pytest.approx(0.175)}
     assert best["Latn"][1] == best["Thai"][1] == 1.0
     rows[0]["undecided"] = [entity(8, 15)]
-    assert calibrate_scripts(model, rows, least=1, batch_size=4)["Latn"] == (pytest.approx(0.45), 1.0)
-    thresholds = [pytest.approx(0.45), pytest.approx(0.15), model.config.threshold]
+    assert calibrate_scripts(model, rows, least=1, batch_size=4)["Latn"] == (pytest.approx(0.475), 1.0)
+    thresholds = [pytest.approx(0.475), pytest.approx(0.175), model.config.threshold]
     assert [threshold_of(model.config, t) for t in texts] == thresholds
     assert script_of("ナイロビ 2004", ["Latn", "Hani", "Jpan"]) == "Jpan"
     assert script_of("内罗毕", ["Hani", "Jpan"]) == "Hani" and script_of("x", []) == ""
@@ -234,6 +234,21 @@ def test_calibration_by_script_needs_enough_entities(tiny):
 
 
 # Labels
+
+
+def test_no_threshold_lies_below_the_scores_that_were_looked_at(tiny):
+    model = make(tiny)
+    low = Entity(0, 4, "location", 0.08)
+    model.predict = lambda texts, labels, threshold, **_: [[e for e in [low] if e.score >= threshold] for _ in texts]
+    row = {"text": "Oslo", "script": "Latn", "entities": [{"start": 0, "end": 4, "label": "location"}]}
+    best = calibrate_scripts(model, [row], least=1, batch_size=1)
+    assert best["Latn"] == (pytest.approx(0.065), 1.0) and model.config.threshold == pytest.approx(0.065)
+
+
+def test_texts_and_labels_may_come_from_generators(model):
+    listed = model.predict(TEXTS[:2], LABELS, 0.3, progress=False)
+    assert any(listed)
+    assert model.predict((t for t in TEXTS[:2]), (x for x in LABELS), 0.3, progress=False) == listed
 
 
 def test_a_label_is_read_once_for_the_same_weights(tiny):

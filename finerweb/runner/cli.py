@@ -7,6 +7,7 @@ __all__ = ['app', 'rich_escape', 'show_plan', 'show_states', 'show_scores', 'run
            'show_spending', 'show_run', 'status', 'languages', 'predict', 'main']
 
 # %% ../../nbs/60_runner/05_cli.ipynb #eceb1205
+import json
 import sys
 from collections import Counter
 from typing import Annotated, Optional
@@ -298,21 +299,38 @@ def predict(
     threshold: Annotated[
         Optional[float], typer.Option(help="Least score; the student's own if not given.")  # noqa: UP045
     ] = None,
+    form: Annotated[str, typer.Option("--format", help="tsv, or jsonl: an object a line.")] = "tsv",
 ) -> None:
-    "Entities of the texts, one line each: text, start, end, label, score, mention."
+    "Entities of the texts, one line each: text, start, end, label, score, mention (\\n, \\t for a line end, a tab)."
     from finerweb.evaluate import load_student
 
     texts = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
     types = [label.strip() for label in labels.split(",") if label.strip()]
     if not types:
         raise _stop("--labels is empty; give entity types with commas: person,location")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise _stop(f"--threshold is {threshold:g}; expected a number from 0 to 1")
+    if form not in ("tsv", "jsonl"):
+        raise _stop(f"--format is {form!r}; expected tsv or jsonl")
     try:
         student = load_student(model)
     except (OSError, ValueError, RuntimeError) as error:
         raise _stop(f"no student in {model!r}: {error}") from None
     for n, entities in enumerate(student.predict(texts, types, threshold=threshold, progress=False)):
         for e in entities:
-            print(n, e.start, e.end, e.label, f"{e.score:.3f}", texts[n][e.start : e.end], sep="\t")
+            mention = texts[n][e.start : e.end]
+            if form == "jsonl":
+                row = {"text": n, "start": e.start, "end": e.end, "label": e.label, "score": round(e.score, 3)}
+                print(json.dumps(row | {"mention": mention}, ensure_ascii=False))
+            else:
+                print(n, e.start, e.end, _field(e.label), f"{e.score:.3f}", _field(mention), sep="\t")
+
+
+def _field(text: str) -> str:
+    "`text` as one field of a line: backslash, tab and line ends as two characters."
+    for character, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(character, written)
+    return text
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'STUDENTS', 'Stage', 'unknown_name', 'notebook_parameters',
 # %% ../../nbs/60_runner/00_stages.ipynb #38209234
 import ast
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -81,16 +82,20 @@ def has_type(value: object, wanted: type) -> bool:
     return isinstance(value, wanted)
 
 
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
 def check_parameters(stage: str, values: dict) -> dict:
-    """`values` of a stage's parameters, with whole numbers as float where the notebook says float.
-    Raises ValueError that names the stage, the parameter, the type expected and the value found."""
+    """`values` of a stage's parameters, with whole numbers and texts such as 3e-5, which YAML 1.1 takes for no number,
+    as float where the notebook says float. Raises ValueError that names the stage, the parameter, the type expected and
+    the value found."""
     parameters = notebook_parameters(stage)
     checked = {}
     for name, value in values.items():
         if name not in parameters:
             raise unknown_name(f"parameter of {stage}", name, list(parameters))
         wanted, _ = parameters[name]
-        if wanted is float and has_type(value, int):
+        if wanted is float and (has_type(value, int) or has_type(value, str) and _EXPONENT.fullmatch(value)):
             value = float(value)
         if not has_type(value, wanted):
             raise ValueError(f"{stage}.{name} must be {wanted.__name__}, found {value!r} ({type(value).__name__})")

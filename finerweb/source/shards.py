@@ -110,11 +110,16 @@ def _paths(top: Path) -> Iterable[Path]:
     return [top] if top.exists() else map(Path, glob.iglob(str(top), recursive=True))
 
 
+def _is_run(folder: Path) -> bool:
+    "Whether a folder is that of a run, which must not read its own outputs."
+    return (folder / "profile.yaml").is_file() and any(folder.glob("[0-9][0-9]_*/"))
+
+
 def _walk(root: Path) -> Iterator[Path]:
-    "The files under `root`, and the folders that cannot be entered; nothing hidden."
+    "The files under `root`, and the folders that cannot be entered; nothing hidden, and no outputs of a run."
     closed: list[Path] = []
     for here, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not _is_run(Path(here, f)))
         yield from (Path(here, n) for n in names if not n.startswith("."))
         yield from (path for path in (Path(here, f) for f in folders) if link_problem(path, root))
     yield from closed

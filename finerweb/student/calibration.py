@@ -18,10 +18,11 @@ def best_threshold(
     gold: int,  # number of gold entities
     *,
     default: float,  # the threshold where no prediction is right
+    lowest: float = 0.0,  # score from which on there are predictions: no threshold lies below it
 ) -> tuple[float, float]:
     "(threshold, F1) with the best micro F1; the threshold is half way to the next lower score."
     ranked = sorted(predictions, reverse=True)
-    lower_scores = [score for score, _ in ranked[1:]] + [0.0]
+    lower_scores = [score for score, _ in ranked[1:]] + [lowest]
     best, right = (0.0, default), 0
     for count, ((score, is_right), lower) in enumerate(zip(ranked, lower_scores, strict=False), start=1):
         right += is_right
@@ -61,7 +62,7 @@ def model_threshold(model, rows: Sequence[dict], *, batch_size: int, progress: b
     for _, predictions in judged_predictions(model, rows, batch_size=batch_size, progress=progress):
         judged += predictions
     gold = sum(len(row["entities"]) for row in rows)
-    return best_threshold(judged, gold, default=model.config.threshold)
+    return best_threshold(judged, gold, default=model.config.threshold, lowest=LOWEST_SCORE)
 
 
 def calibrate(model, rows: Sequence[dict], *, batch_size: int, progress: bool = True) -> tuple[float, float]:
@@ -93,7 +94,8 @@ def calibrate_scripts(
     best = {}
     for script in sorted(gold):
         if script == ALL_SCRIPTS or gold[script] >= least:
-            best[script] = best_threshold(predictions[script], gold[script], default=model.config.threshold)
+            judged, default = predictions[script], model.config.threshold
+            best[script] = best_threshold(judged, gold[script], default=default, lowest=LOWEST_SCORE)
     model.config.threshold, _ = best[ALL_SCRIPTS]
     model.config.thresholds = {script: threshold for script, (threshold, f1) in best.items() if script and f1 > 0}
     return best

@@ -6,7 +6,7 @@
 __all__ = ['check_labels', 'read_labels']
 
 # %% ../../nbs/32_student/01_labels.ipynb #8caff3e6
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from ..data import storable
 from ..models.char_encoder import CharTokenizer
 
 # %% ../../nbs/32_student/01_labels.ipynb #d1ef57b8
-def check_labels(labels: Sequence[str]) -> list[str]:
+def check_labels(labels: Iterable[str]) -> list[str]:
     "The labels, each once, in order. Raises ValueError for a text in place of a list, and for a label that is no text."
     if isinstance(labels, str):
         raise ValueError(f"labels is one text, {labels!r:.60}; expected a list of them, such as ['person', 'city']")
+    labels = list(labels)  # they may come from a generator
     for label in labels:
         if not isinstance(label, str) or not label.strip():
             raise ValueError(f"{label!r:.60} is no label: expected a few words such as 'political party'")

@@ -251,7 +251,7 @@ def predict(
     if isinstance(texts, str) or batch_size < 1 or not (threshold is None or 0 <= threshold <= 1):
         expected = "expected a list of texts, a threshold from 0 to 1 and a batch_size of 1 or more"
         raise ValueError(f"{expected}; found {texts!r:.60}, {threshold}, {batch_size}")
-    labels = check_labels(labels)
+    texts, labels = list(texts), check_labels(labels)
     if not labels:
         return [[] for _ in texts]
     decode = uncrossed if nested else flat
