@@ -12,12 +12,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 import server
+from chat_server import ChatHandler
+from chat_server import serving as chat_serving
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -26,6 +30,7 @@ from finerweb.llm.cached import Remembered
 from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
 from finerweb.llm.endpoint import Endpoint
 from finerweb.llm.ledger import Ledger, claim, clear_dead, spent, stored_replies
+from finerweb.llm.protocol import read_completion
 from finerweb.llm.schema import fits
 from finerweb.llm.structured import ask, parse_reply
 from finerweb.llm.throttle import Hopeless
@@ -514,3 +519,144 @@ def test_chat_teacher_asks_its_server_and_remembers(tmp_path):
     again = make_teacher(spec | {"base_url": address}, language="swh", raw_text=[], home=str(tmp_path))
     assert again.chat(questions(3)) == first and (tmp_path / "ledger.sqlite").exists()
     assert spent(again.ledger, "tiny")["requests"] == 3
+
+
+# What servers do with errors, waits and usage
+
+
+def scripted(answer: Callable[[dict], tuple[int, dict, dict]]) -> type[ChatHandler]:
+    "A handler that sends what `answer` makes of a request: (status, headers, JSON); `requests` counts them."
+
+    class Handler(ChatHandler):
+        requests = 0
+
+        def do_POST(self) -> None:
+            type(self).requests += 1
+            sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            status, headers, content = answer(sent)
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            fields = {"content-type": "application/json", "content-length": str(len(body))}
+            for name, value in (fields | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
+
+
+def completion(text: str, usage: dict | None) -> dict:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return whole if usage is None else whole | {"usage": usage}
+
+
+def endpoint(address: str, **changes: object) -> Endpoint:
+    how = dict(base_url=address, api_key_env="NO_SUCH_KEY", timeout=20, most=4, structured="none")
+    return Endpoint("m", **(how | changes))
+
+
+PAST = formatdate(time.time() - 60, usegmt=True)
+
+
+@pytest.mark.parametrize("headers", [{}, *({"retry-after": v} for v in ("0", "-5", PAST)), {"retry-after-ms": "1"}])
+def test_a_wait_that_is_none_is_never_faster_than_the_backoff(headers):
+    handler = scripted(lambda sent: (429, headers, {"error": {"message": "slow down"}}))
+    with chat_serving(handler) as address:
+        began = time.monotonic()
+        replies = list(endpoint(address, tries=3, wait=0.2, patience=5).replies([("k", questions(1)[0])]))
+    assert handler.requests == 3 and time.monotonic() - began > 0.3
+    assert "given up after 3 faults" in replies[0][1].error
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 20.0, "completion_tokens": 900.0}])
+def test_a_cap_holds_whatever_a_server_says_of_its_usage(usage, tmp_path):
+    handler = scripted(lambda sent: (200, {}, completion("Kenya borders Tanzania. " * 160, usage)))
+    with chat_serving(handler) as address:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        chat = Remembered(endpoint(address), ledger, account="t", price=Prices(10.0, 30.0, "x"), cap=0.1)
+        requests = [
+            chat_request(("user", f"text {n}"), schema=None, max_tokens=1000, temperature=0, seed=0) for n in range(15)
+        ]
+        with pytest.raises(BudgetSpent):
+            chat.chat(requests)
+        assert 0.02 < spent(ledger, "t")["money"] <= 0.1 and handler.requests < 5
+        ledger.close()
+
+
+def test_a_request_that_a_filter_refuses_is_answered_for_good(tmp_path):
+    refused = {"error": {"message": "The prompt triggered the content policy.", "code": "content_filter"}}
+    handler = scripted(lambda sent: (400, {}, refused))
+    request = questions(1)[0]
+    with chat_serving(handler) as address:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        for _ in range(2):
+            chat = Remembered(endpoint(address), ledger, account="t", price=Prices(None, None, "x"), cap=None)
+            (reply,) = chat.chat([request])
+            assert reply.finish_reason == "content_filter" and "content policy" in reply.text and not reply.error
+        ledger.close()
+    assert handler.requests == 1, "the refusal is kept"
+
+
+CLOSING = """
+import sys
+from finerweb.llm.chat import chat_request
+from finerweb.llm.endpoint import Endpoint
+request = chat_request(("user", "x"), schema=None, max_tokens=10, temperature=0, seed=0)
+for n in range(10):
+    server = Endpoint("m", base_url=sys.argv[1], api_key_env="NO_SUCH_KEY", timeout=20, most=4, structured="none")
+    assert next(server.replies([("k", request)]))[1].text == "yes"
+"""
+
+
+def test_clients_are_closed_before_their_loop_ends():
+    with chat_serving(scripted(lambda sent: (200, {}, completion("yes", None)))) as address:
+        done = subprocess.run([sys.executable, "-c", CLOSING, address], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Event loop is closed" not in done.stderr, done.stderr[-500:]
+
+
+ANSWER = '{"entities": [{"text": "Kenya", "label": "country"}]}'
+FORMS = {
+    "content": {"content": ANSWER},
+    "reasoning": {"content": None, "reasoning_content": ANSWER},
+    "thoughts before it": {"content": "", "reasoning": f"A country, I think. {ANSWER}"},
+    "parts": {"content": [{"type": "text", "text": ANSWER[:20]}, {"type": "text", "text": ANSWER[20:]}]},
+    "tool call": {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": ANSWER}}]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_answer_is_read_wherever_a_server_puts_it(form):
+    whole = completion("", {"prompt_tokens": 3, "completion_tokens": 4})
+    whole["choices"][0]["message"] = {"role": "assistant"} | FORMS[form]
+    value, how = parse_reply(read_completion(whole).text, ENTITIES)
+    assert value == json.loads(ANSWER) and how in ("parsed", "repaired")
+
+
+EMPTY = [{"content": None}, {"content": " \n"}, {"content": []}, {"content": None, "tool_calls": [{}]}]
+
+
+@pytest.mark.parametrize("message", EMPTY)
+def test_an_empty_message_is_a_fault_and_is_not_kept(message, tmp_path):
+    empty = completion("", None)
+    empty["choices"][0]["message"] = {"role": "assistant"} | message
+    answers = iter([empty, empty, completion(ANSWER, None)])
+    handler = scripted(lambda sent: (200, {}, next(answers)))
+    with chat_serving(handler) as address:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        chat = Remembered(endpoint(address, wait=0.01), ledger, account="t", price=Prices(None, None, "x"), cap=None)
+        assert chat.chat(questions(1))[0].text == ANSWER and handler.requests == 3
+        ledger.close()
+
+
+def test_what_broke_off_is_a_fault():
+    broken = completion(ANSWER[:20], None)
+    broken["choices"][0]["finish_reason"] = "error"
+    with pytest.raises(ValueError, match="broke off"):
+        read_completion(broken)
+
+
+@pytest.mark.parametrize("end", ["}]}", "},]}"])
+def test_escaped_pairs_become_their_character_whether_repaired_or_not(end):
+    value, _ = parse_reply(r'{"entities": [{"text": "\ud83d\ude00 \ud842\udfb7", "label": "x"' + end, ENTITIES)
+    assert value["entities"][0]["text"] == "😀 𠮷"

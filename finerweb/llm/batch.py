@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .chat import ChatReply, ChatRequest, failure
 from .ledger import Ledger, stored_replies
-from .protocol import api_key, body, read_completion
+from .protocol import api_key, body, filtered_reply, read_completion
 from .throttle import Hopeless
 
 # %% ../../nbs/04_llm/07_batch.ipynb #8bc768fd
@@ -162,6 +162,8 @@ def _read_line(line: str) -> tuple[str, ChatReply]:
         status = response.get("status_code")
         if answer.get("error") or status != 200:
             reason = json.dumps(answer.get("error") or response.get("body"))
+            if reply := filtered_reply(status, reason):
+                return key, reply
             return key, failure(f"the batch service answered {status}: {reason[:300]}")
     except (ValueError, RecursionError, AttributeError):
         return "", failure("no JSON")

@@ -107,6 +107,8 @@ def _round(
         with closing(chat.backend.replies(supply())) as replies, tqdm(total=len(waiting), **progress) as bar:
             for key, reply in replies:
                 money = chat.price.money(reply.prompt_tokens, reply.completion_tokens)
+                if reply.text and not (reply.prompt_tokens or reply.completion_tokens):
+                    money = worst(waiting[key], chat.price)  # the server does not say what it used
                 keep(chat.ledger, key, reply, **origin, money=money)
                 in_flight.discard(key)
                 bar.update()

@@ -19,7 +19,7 @@ from itertools import chain
 from fastcore.basics import patch
 
 from .chat import ChatReply, ChatRequest, failure
-from .protocol import api_key, body, read_completion
+from .protocol import api_key, body, filtered_reply, read_completion
 from .throttle import Fault, Hopeless, Traffic, backoff, retry_after
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #c7ee04d6
@@ -54,6 +54,8 @@ async def _ask_once(server: "Endpoint", client: object, request: ChatRequest) ->
         raise Fault(f"{server.base_url}: {error} {error.__cause__!r}", busy=False) from None
     except APIStatusError as error:
         answer = error.response
+        if reply := filtered_reply(error.status_code, answer.text):
+            return reply
         return failure(judge_status(error.status_code, answer.text, answer.headers, server.base_url))
     except (OpenAIError, ValueError, RecursionError) as error:
         raise Fault(f"{server.base_url}: {error}", busy=False) from None
@@ -95,13 +97,15 @@ class Endpoint:
                 return reply
             except Fault as fault:
                 traffic.count_fault(fault, sent=sent)
-                if fault.wait is None:  # a server that names a time is at work: that is no fault
+                own_pause = backoff(faults + 1, self.wait)
+                # A server that names a time is at work, which is no fault; 0 seconds, or a past date, is no time.
+                if fault.wait is None or fault.wait < own_pause:
                     faults += 1
                 elapsed = time.monotonic() - began
                 if faults >= self.tries or elapsed > self.patience:
                     traffic.count_loss(str(fault))
                     return failure(f"{fault} (given up after {faults} faults, {elapsed:.0f} s)")
-                pause = backoff(faults, self.wait) if fault.wait is None else fault.wait
+                pause = max(own_pause, fault.wait or 0.0)
             finally:
                 traffic.leave()
             await asyncio.sleep(pause)
@@ -116,8 +120,7 @@ def replies(self: Endpoint, requests: Iterable[tuple[str, ChatRequest]]) -> Iter
     if first is None:
         return
     supply = chain([first], supply)
-    with _loop() as loop:
-        client = asyncio.run_coroutine_threadsafe(_client(self.base_url, api_secret), loop).result()
+    with _loop() as loop, _open_client(loop, self.base_url, api_secret) as client:
 
         async def fly(key: str, request: ChatRequest) -> None:
             try:
@@ -164,11 +167,19 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-async def _client(base_url: str, api_secret: str) -> object:
-    "The client, without its own retries and time-outs."
+@contextmanager
+def _open_client(loop: asyncio.AbstractEventLoop, base_url: str, api_secret: str) -> Iterator[object]:
+    "The client, without its own retries and time-outs; it is closed before its loop ends."
     from openai import AsyncOpenAI
 
-    return AsyncOpenAI(base_url=base_url, api_key=api_secret, max_retries=0, timeout=None)
+    async def make() -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=base_url, api_key=api_secret, max_retries=0, timeout=None)
+
+    client = asyncio.run_coroutine_threadsafe(make(), loop).result()
+    try:
+        yield client
+    finally:
+        asyncio.run_coroutine_threadsafe(client.close(), loop).result()
 
 
 def _without_secret(reply: ChatReply, api_secret: str) -> ChatReply:

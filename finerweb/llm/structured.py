@@ -84,12 +84,21 @@ def _has_words(value: object) -> bool:
     return re.search(r"\w", json.dumps(values)) is not None
 
 
+_SURROGATES = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.I)
+
+
+def _joined_surrogates(text: str) -> str:
+    "`text` with each escaped pair of surrogates as the one character that it stands for."
+    return _SURROGATES.sub(lambda pair: bytes.fromhex(pair[1] + pair[2]).decode("utf-16-be"), text)
+
+
 def _mended(text: str) -> object:
     "The value that json-repair makes of a text; None where it makes nothing."
     import json_repair
 
     if too_deep(text):
         return None
+    text = _joined_surrogates(text)  # json-repair reads the halves one by one
     try:
         value = clean(json_repair.loads(text, skip_json_loads=True))
     except Exception:  # a parser of broken text may break in its own ways, and a reply must not end a run
