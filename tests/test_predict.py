@@ -2,6 +2,7 @@
 is refused with a reason."""
 
 import json
+import shutil
 
 import pytest
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from finerweb.data import Entity  # noqa: E402
-from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
+from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer, load_encoder  # noqa: E402
 from finerweb.student import decoding  # noqa: E402
 from finerweb.student import model as student  # noqa: E402
 from finerweb.student import windows as reading  # noqa: E402
@@ -375,3 +376,52 @@ def test_on_a_gpu_it_finds_the_same(tiny):
     on_gpu = scored_spans(model.to("cuda"), exact=True)
     shared = [set(a) & set(b) for a, b in zip(on_cpu, on_gpu, strict=True)]
     assert sum(map(len, shared)) >= 0.99 * sum(map(len, on_cpu)) > 0
+
+
+# What is wrong is said
+
+
+def test_a_name_is_whole_though_its_tokenizer_drops_what_it_ends_in():
+    minilm, _ = load_encoder("minilm")
+    for text, name in (("Jose\u0301 alisoma", "Jose\u0301"), ("Maathai\u200c alisoma", "Maathai\u200c")):
+        (units,) = read_texts([text], minilm)
+        ends = [end for (_, end), can_end in zip(units.offsets, units.can_end, strict=True) if can_end]
+        assert len(name) in ends and len(name) - 1 not in ends
+    (units,) = read_texts(["Jose\u0301"], CharTokenizer())
+    assert [end for (_, end), can_end in zip(units.offsets, units.can_end, strict=True) if can_end] == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("lacking", ["text_tokenizer", "label_tokenizer"])
+def test_a_folder_without_a_tokenizer_is_refused(tiny, tmp_path, lacking):
+    make(tiny).save_pretrained(tmp_path / "student")
+    shutil.rmtree(tmp_path / "student" / lacking)
+    with pytest.raises(ValueError, match=f"lacks {lacking}/tokenizer_config.json"):
+        SpanBinder.from_pretrained(tmp_path / "student")
+
+
+def test_a_folder_of_another_model_is_refused(tiny):
+    with pytest.raises(ValueError, match="holds a model of the type 'finerweb-chars', which is no student"):
+        SpanBinder.from_pretrained(tiny)
+
+
+def test_damaged_weights_are_noticed(tiny):
+    whole = make(tiny)
+    assert whole.predict(TEXTS, LABELS, 0.0, exact=True, progress=False)
+    for name in ("edges.weight", "start.weight", "span.weight", "label.weight"):
+        model = make(tiny)
+        with torch.no_grad():
+            model.get_parameter(name).fill_(float("nan"))
+        with pytest.raises(ValueError, match="are no numbers"):
+            model.predict(TEXTS, LABELS, 0.0, exact=True, progress=False)
+
+
+def test_half_precision_is_saved_and_read_again(tiny, tmp_path):
+    model = make(tiny)
+    model.save_pretrained(tmp_path / "whole")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    for again in (
+        SpanBinder.from_pretrained(tmp_path / "half"),
+        SpanBinder.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16),
+    ):
+        assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+        again.predict(TEXTS, LABELS, 0.0, exact=True, progress=False)

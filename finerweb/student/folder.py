@@ -48,6 +48,26 @@ def load_whole(load: Any, name_or_path: str, *args: Any, **kwargs: Any) -> Any:
     return model
 
 # %% ../../nbs/32_student/04_folder.ipynb #ca905f1d
+def _check_kind(model_class: type, name_or_path: str, source: dict) -> None:
+    "Raises ValueError where a folder or a repository holds a model of another kind than `model_class`."
+    config, _ = model_class.config_class.get_config_dict(name_or_path, **source)
+    kind, wanted = config.get("model_type"), model_class.config_class.model_type
+    if kind != wanted:
+        message = f"{name_or_path} holds a model of the type {kind!r}, which is no student ({wanted})"
+        raise ValueError(f"{message}; name the folder of a student, as 33_binder writes it")
+
+
+def _check_tokenizer(name_or_path: str, name: str, source: dict) -> None:
+    "Raises ValueError where a student lacks a tokenizer: transformers would make up one that knows nothing."
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(name_or_path, "tokenizer_config.json", subfolder=name, **source)
+    except OSError as error:
+        message = f"the student in {name_or_path} lacks {name}/tokenizer_config.json"
+        raise ValueError(f"{message}; save it again, or fetch it anew") from error
+
+
 class InFolder:
     "A model with two tokenizers and a card: what it adds to transformers' saving and loading."
 
@@ -76,10 +96,14 @@ class InFolder:
         there is no model."""
         from transformers import AutoTokenizer
 
+        source = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        _check_kind(cls, str(name_or_path), source)
         model = load_whole(super().from_pretrained, str(name_or_path), *args, **kwargs)
+        model.to(model.dtype)  # transformers leaves some of the parts in 32 bits
         for name, encoder in (("text_tokenizer", model.text_encoder), ("label_tokenizer", model.label_encoder)):
-            tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), subfolder=name, config=encoder.config)
-            setattr(model, name, tokenizer)
+            _check_tokenizer(str(name_or_path), name, source)
+            where = dict(subfolder=name, config=encoder.config, **source)
+            setattr(model, name, AutoTokenizer.from_pretrained(str(name_or_path), **where))
         model.label_encoder.requires_grad_(not model.config.freeze_labels)
         card = Path(name_or_path, "README.md")
         model.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

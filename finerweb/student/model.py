@@ -264,6 +264,7 @@ AutoModel.register(SpanBinderConfig, SpanBinder, exist_ok=True)
 
 # %% ../../nbs/32_student/05_model.ipynb #eb97edee
 MOST_SCORES, MOST_SPANS = 1 << 22, 1 << 13  # scores and span vectors held at a time
+_DAMAGED = "the student's scores are no numbers: its weights are damaged, or too large for their type"
 
 
 def score_batch(
@@ -277,7 +278,7 @@ def score_batch(
     inputs, can_start, can_end = collate(model, windows)
     starts, ends, edges = model.parts(**inputs)
     if edges.isnan().any():
-        raise ValueError("the student's scores are no numbers: its weights are damaged, or too large for their type")
+        raise ValueError(_DAMAGED)
     place = torch.arange(can_start.shape[1], device=can_start.device)
     inner = torch.tensor([w.inner for w in windows], device=can_start.device)
     inside = (place >= inner[:, :1]) & (place < inner[:, 1:])
@@ -288,6 +289,8 @@ def score_batch(
     floors = torch.tensor(least, device=spans.device)
     for piece in spans.split(max(1, min(MOST_SPANS, MOST_SCORES // len(vectors)))):
         logits, label = model.score(starts, ends, piece, vectors).float().max(1)
+        if logits.isnan().any():
+            raise ValueError(_DAMAGED)
         score = torch.sigmoid(logits)
         kept = (score >= floors[piece[:, 0]]).nonzero()[:, 0]
         rows, firsts, lasts = piece[kept].T.tolist()

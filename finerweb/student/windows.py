@@ -36,18 +36,24 @@ def case_of(piece: str) -> int:
 
 def read_units(text: str, ids: list[int], spans: Sequence[tuple[int, int]]) -> Units:
     "The units of `text`: the `ids` and the character `spans` are the tokenizer's."
-    grapheme_edges = None  # None: every character is a grapheme
+    grapheme_end = {}  # of each character that is not alone: where its grapheme ends
     if not text.isascii() or "\r\n" in text:
-        grapheme_edges = {0} | {end for _, end in graphemes(text)}
+        for first, last in graphemes(text):
+            if last - first > 1:
+                grapheme_end |= dict.fromkeys(range(first + 1, last), last)
+    next_starts = [start for start, _ in spans[1:]] + [len(text)]
     offsets, starts, ends = [], [], []
-    for start, end in spans:
+    for (start, end), next_start in zip(spans, next_starts, strict=False):
         while start < end and text[start].isspace():
             start += 1
         while start < end and text[end - 1].isspace():
             end -= 1
+        # A tokenizer may leave out the marks and joiners behind a letter; they belong to it.
+        if start < end <= next_start and grapheme_end.get(end, end) <= next_start:
+            end = grapheme_end.get(end, end)
         offsets.append((start, end))
-        starts.append(start < end and (grapheme_edges is None or start in grapheme_edges))
-        ends.append(start < end and (grapheme_edges is None or end in grapheme_edges))
+        starts.append(start < end and start not in grapheme_end)
+        ends.append(start < end and end not in grapheme_end)
     return Units(ids, offsets, starts, ends, [case_of(text[start:end]) for start, end in offsets])
 
 # %% ../../nbs/32_student/00_windows.ipynb #c7c99dca
