@@ -100,7 +100,7 @@ def filtered_reply(status: int, text: str) -> ChatReply | None:
         return ChatReply(" ".join(text.split())[:500], "content_filter", 0, 0)
     return None
 
-
+# %% ../../nbs/04_llm/05_protocol.ipynb #a8cfc9cf
 def read_completion(completion: object) -> ChatReply:
     "The reply in a chat completion. Raises ValueError that says what is wrong with the completion."
     choice = _first_choice(completion)

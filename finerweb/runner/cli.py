@@ -318,19 +318,17 @@ def predict(
         raise _stop(f"no student in {model!r}: {error}") from None
     for n, entities in enumerate(student.predict(texts, types, threshold=threshold, progress=False)):
         for e in entities:
-            mention = texts[n][e.start : e.end]
+            row = {"text": n, "start": e.start, "end": e.end, "label": e.label, "score": round(e.score, 3)}
+            row["mention"] = texts[n][e.start : e.end]
             if form == "jsonl":
-                row = {"text": n, "start": e.start, "end": e.end, "label": e.label, "score": round(e.score, 3)}
-                print(json.dumps(row | {"mention": mention}, ensure_ascii=False))
+                print(json.dumps(row, ensure_ascii=False))
             else:
-                print(n, e.start, e.end, _field(e.label), f"{e.score:.3f}", _field(mention), sep="\t")
+                print(*(_field(v) for v in (row | {"score": f"{e.score:.3f}"}).values()), sep="\t")
 
-
-def _field(text: str) -> str:
-    "`text` as one field of a line: backslash, tab and line ends as two characters."
-    for character, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        text = text.replace(character, written)
-    return text
+# %% ../../nbs/60_runner/05_cli.ipynb #e54a9ebb
+def _field(value: object) -> str:
+    "`value` as one field of a line: backslash, tab and line ends as two characters."
+    return str(value).translate({92: r"\\", 9: r"\t", 10: r"\n", 13: r"\r"})
 
 
 def main() -> None:
