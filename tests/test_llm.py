@@ -25,6 +25,7 @@ from chat_server import serving as chat_serving
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from finerweb.llm.batch import Batch, name_batch, note_batch, open_batches
 from finerweb.llm.budget import BudgetSpent, Prices, most_tokens
 from finerweb.llm.cached import Remembered
 from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
@@ -660,3 +661,36 @@ def test_what_broke_off_is_a_fault():
 def test_escaped_pairs_become_their_character_whether_repaired_or_not(end):
     value, _ = parse_reply(r'{"entities": [{"text": "\ud83d\ude00 \ud842\udfb7", "label": "x"' + end, ENTITIES)
     assert value["entities"][0]["text"] == "😀 𠮷"
+
+
+def test_a_batch_that_the_service_no_longer_knows_is_asked_anew(tmp_path, capsys):
+    class Forgetful(scripted(lambda sent: (400, {}, {"error": {"message": "no new batches today"}}))):
+        posts = 0
+
+        def do_GET(self) -> None:
+            body = b'{"error": {"message": "No batch found with this id"}}'
+            self.send_response(404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:  # the upload of the new file
+            type(self).posts += 1
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(400)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+    with chat_serving(Forgetful) as address:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        how = dict(api_key_env="NO_SUCH_KEY", ledger=ledger, account="t", poll=0.01, most=10)
+        backend = Batch("m", base_url=address, **how)
+        chat = Remembered(backend, ledger, account="t", price=Prices(None, None, "x"), cap=None)
+        request = questions(1)[0]
+        note_batch(ledger, "n1", "t", [chat.key(request)])
+        name_batch(ledger, "n1", "batch_old")
+        with pytest.raises(Hopeless):
+            chat.chat([request])
+        assert "n1" not in open_batches(ledger, "t") and Forgetful.posts == 1
+        ledger.close()
+    assert "no longer knows the batch batch_old; its 1 requests are asked anew" in capsys.readouterr().out

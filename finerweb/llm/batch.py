@@ -82,20 +82,28 @@ class Batch:
 def replies(self: Batch, requests: Iterable[tuple[str, ChatRequest]]) -> Iterator[tuple[str, ChatReply]]:
     """(key, reply) for each (key, request), and for whatever else is in an open batch of the teacher.
     Raises Hopeless where the service refuses."""
-    from openai import OpenAI, OpenAIError
+    from openai import NotFoundError, OpenAI, OpenAIError
 
     secret = api_key(self.base_url, self.api_key_env)
     client = OpenAI(base_url=self.base_url, api_key=secret, max_retries=6, timeout=300)
     try:
         _find_lost(self, client)
+        _end_forgotten(self, client)
         sent = {key for _, keys in open_batches(self.ledger, self.account).values() for key in keys}
         _send(self, client, ((key, request) for key, request in requests if key not in sent))
         waiting = open_batches(self.ledger, self.account)
         while waiting:
             for name, (service_id, keys) in list(waiting.items()):
-                batch = client.batches.retrieve(service_id)
-                if batch.status in ENDED:
-                    yield from _collect(self, client, batch, keys)
+                try:
+                    batch = client.batches.retrieve(service_id)
+                    ended = batch.status in ENDED
+                    outcome = list(_collect(self, client, batch, keys)) if ended else []
+                except NotFoundError:
+                    answered = stored_replies(self.ledger, keys)
+                    reply = failure(f"the service lost the batch {service_id}")
+                    ended, outcome = True, [(key, reply) for key in keys if key not in answered]
+                yield from outcome
+                if ended:
                     end_batch(self.ledger, name)
                     del waiting[name]
             if waiting:
@@ -105,6 +113,18 @@ def replies(self: Batch, requests: Iterable[tuple[str, ChatRequest]]) -> Iterato
         raise Hopeless(f"the batch service at {self.base_url}: {error}. {advice}") from None
 
 # %% ../../nbs/04_llm/07_batch.ipynb #f0412fe4
+def _end_forgotten(backend: Batch, client: object) -> None:
+    "Ends the noted batches that the service no longer knows, so that their requests are asked anew."
+    from openai import NotFoundError
+
+    for name, (service_id, keys) in open_batches(backend.ledger, backend.account).items():
+        try:
+            client.batches.retrieve(service_id)
+        except NotFoundError:
+            print(f"{backend.base_url} no longer knows the batch {service_id}; its {len(keys)} requests are asked anew")
+            end_batch(backend.ledger, name)
+
+
 def _find_lost(backend: Batch, client: object) -> None:
     "Writes down the ids of noted batches that the service made; ends the noted batches that it did not make."
     lost = {name for name, (service_id, _) in open_batches(backend.ledger, backend.account).items() if not service_id}
