@@ -138,7 +138,8 @@ def last_checkpoint(folder: Path, mark: str) -> str | None:
 # %% ../nbs/12_filter.ipynb #f399a31d
 def encode(rows: list[dict], tokenizer: "PreTrainedTokenizer", *, max_length: int) -> list[dict]:  # noqa: F821
     "What the Trainer takes: tokens of each row's text, and its `target` as `labels`."
-    tokens = tokenizer([r["text"] for r in rows], truncation=True, max_length=max_length)
+    texts = [r["text"] for r in rows]
+    tokens = tokenizer(texts, truncation=True, max_length=max_length, split_special_tokens=True)
     return [{**{k: v[n] for k, v in tokens.items()}, "labels": r["target"]} for n, r in enumerate(rows)]
 
 
@@ -222,10 +223,11 @@ def _head_inputs(
 
     inputs, order = [], sorted(range(len(texts)), key=lambda n: len(texts[n]))
     hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].detach().double()))
+    options = dict(padding=True, truncation=True, max_length=max_length, split_special_tokens=True, return_tensors="pt")
     for begin in range(0, len(order), batch):
         some = [texts[n] for n in order[begin : begin + batch]]
         with torch.no_grad():
-            model(**tokenizer(some, padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
+            model(**tokenizer(some, **options))
     hook.remove()
     return torch.cat(inputs)[torch.tensor(order).argsort()]
 

@@ -164,7 +164,8 @@ def label_vectors(student: GlinerStudent, spelled: Sequence[str]) -> object:
     new = [text for text in spelled if text not in student.label_cache]
     for begin in range(0, len(new), 64):
         batch = new[begin : begin + 64]
-        units = student.label_tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+        options = dict(padding=True, truncation=True, split_special_tokens=True, return_tensors="pt")
+        units = student.label_tokenizer(batch, **options)
         with torch.inference_mode():
             vectors = student.model.model.token_rep_layer.encode_labels(**units.to(student.model.device))
         student.label_cache.update(zip(batch, vectors, strict=True))

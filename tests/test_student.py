@@ -2,6 +2,7 @@
 in a second."""
 
 import random
+import warnings
 
 import pytest
 
@@ -12,7 +13,7 @@ from conftest import labelled_row, untrained  # noqa: E402
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
 from finerweb.models.char_encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
-from finerweb.models.scoring import score_passages  # noqa: E402
+from finerweb.models.scoring import score_passages, token_ids  # noqa: E402
 from finerweb.student.calibration import calibrate  # noqa: E402
 from finerweb.student.decoding import flat  # noqa: E402
 from finerweb.student.labels import read_labels  # noqa: E402
@@ -21,7 +22,7 @@ from finerweb.student.model import SpanBinder, candidate_spans, strongest  # noq
 from finerweb.student.objective import label_names  # noqa: E402
 from finerweb.student.targets import choose_labels, make_examples, make_targets, relation  # noqa: E402
 from finerweb.student.training import train_binder  # noqa: E402
-from finerweb.student.windows import collate  # noqa: E402
+from finerweb.student.windows import collate, read_texts, unread_share  # noqa: E402
 from finerweb.text.segment import graphemes  # noqa: E402
 
 SENTENCES = [  # two mentions meet in the first: only a blank, or nothing, between them
@@ -317,3 +318,71 @@ def test_an_encoder_of_characters_and_shapes_reads_both_and_training_hides_chara
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert torch.equal(score(load_sequence_regressor(tmp_path)[1].eval(), "Anna, 1999?"), score(model, "Anna, 1999?"))
+
+
+# --- texts that contain a tokenizer's own marks
+
+
+def roberta_tokenizer():
+    "A tokenizer of pieces with the marks of XLM-R."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces = [(mark, 0.0) for mark in marks] + [(c, -5.0) for c in "▁abcdefghijklmnopqrstuvwxyzACDEKLNOPSU[]<>/01.,"]
+    made = Tokenizer(models.Unigram(pieces, unk_id=3))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), marks, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+MARKS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "[unused1]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "\x00"]
+
+
+@pytest.mark.parametrize("kind", ["minilm", "roberta", "char"])
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_tokenizers_mark_in_a_text_is_read_as_its_characters(kind, mark):
+    tokenizer = roberta_tokenizer() if kind == "roberta" else load_encoder(kind)[0]
+    text = f"{mark} amina of {mark}{mark} oslo, {mark}"
+    (units,) = read_texts([text], tokenizer)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    assert not special & set(units.ids), "no unit is a mark"
+    pieces = [text[start:end] for start, end in units.offsets]
+    assert kind != "minilm" or "".join(pieces) == "".join(text.replace("\x00", "").split())
+    for name in ("amina", "oslo"):
+        at = text.index(name)
+        assert any(s == at and can for (s, _), can in zip(units.offsets, units.can_start, strict=True))
+        assert any(e == at + len(name) and can for (_, e), can in zip(units.offsets, units.can_end, strict=True))
+
+
+def test_a_label_and_a_passage_with_a_tokenizers_mark_differ_from_the_mark(tiny_encoder):
+    model = untrained("minilm").eval()
+    with torch.no_grad():
+        plain, marked, spelled = read_labels(model, ["city", "city [SEP] [PAD]", "city [ SEP ] [ PAD ]"])
+    assert torch.allclose(marked, spelled, atol=1e-4) and not torch.allclose(plain, marked, atol=1e-2)
+    tokenizer, _ = load_encoder("minilm")
+    ids = token_ids(["a [SEP] [PAD] b"], tokenizer, max_length=64)[0]
+    assert ids.count(tokenizer.sep_token_id) == 1 and ids[-1] == tokenizer.sep_token_id
+    assert tokenizer.pad_token_id not in ids
+
+
+# --- texts in letters that a tokenizer lacks
+
+
+def test_the_share_of_letters_that_a_tokenizer_cannot_read():
+    minilm, characters = load_encoder("minilm")[0], load_encoder("char")[0]
+    georgian, amharic = "ჯუნგლი და ჭრელი ღამე", "ዋንጋሪ ማታይ በኬንያ ተወለደች"
+    assert unread_share([georgian, amharic], characters) == 0
+    assert unread_share(["Wangari Maathai alisoma Nairobi, 1940 😀😀😀"], minilm) == 0, "no letter, no loss"
+    assert unread_share([georgian], minilm) > 0.5 and unread_share([amharic], minilm) == 1
+    assert 0.3 < unread_share(["ዋንጋሪ ማታይ", "abc def gh"], minilm) < 0.7 and unread_share(["", "123"], minilm) == 0
+
+
+def test_a_student_warns_once_of_texts_that_it_cannot_read():
+    model, english = untrained("minilm").eval(), "Wangari Maathai was born in Nyeri."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict([english, "", "😀"], ["person"], progress=False)
+    with pytest.warns(UserWarning, match="2 of 3 texts are written in letters .* BertTokenizer.* 'ዋንጋሪ") as caught:
+        model.predict([english, "ዋንጋሪ ማታይ በኬንያ ተወለደች", f"{english} ჯუნგლი ღამე"], ["person"], progress=False)
+    assert len(caught) == 1 and caught[0].filename == __file__

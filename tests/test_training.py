@@ -13,7 +13,9 @@ from conftest import labelled_row, untrained  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from finerweb.binder import model_card, read_descriptions  # noqa: E402
+from finerweb.data import schema  # noqa: E402
 from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig  # noqa: E402
+from finerweb.store import Task  # noqa: E402
 from finerweb.student import model as student  # noqa: E402
 from finerweb.student import (
     objective,  # noqa: E402
@@ -452,3 +454,49 @@ def test_the_card_lies_in_the_folder_and_goes_to_the_hub(tiny_encoder, tmp_path,
     assert SpanBinder.from_pretrained(tmp_path).push_to_hub("me/tiny") == "url"
     ((repo_id, pushed_card),) = pushes
     assert repo_id == "me/tiny" and "F1 0.5" in pushed_card
+
+
+# --- languages that the encoder cannot read, and languages without a sentence
+
+
+def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, dict, str]:
+    "(what 33_binder printed, its counts, its card) for sentences of one text in each language, by papermill."
+    import papermill
+
+    blank = dict.fromkeys(schema("18_sentences").names)
+    home = {"home": str(folder), "run": "small"}
+    for code, text in texts.items():
+        row = labelled_row(text, {text.split()[0]: "person"}, code, script="Latn") if text else None
+        rows = [blank | row | {"id": f"{code}_{n}"} for n in range(4)] if row else []
+        Task(*home.values(), "18_sentences", (code,), parameters={}).write(rows)
+        label = {"label": "person", "language": code, "translation": "person", "concept": "person", "method": "table"}
+        Task(*home.values(), "17_translate", (code,), parameters={}).write([label] if row else [])
+    settings = dict(student="one", languages=list(texts), encoder="minilm", steps=1, batch=2, size=8)
+    parameters = home | settings | parameters
+    ran = papermill.execute_notebook(root / "nbs" / "33_binder.ipynb", str(folder / "out.ipynb"), parameters=parameters)
+    printed = "".join(o.get("text", "") for c in ran.cells for o in c.get("outputs", ()) if o.get("name") == "stdout")
+    done = folder / "small" / "33_binder" / "one"
+    counts = json.loads((done / "meta.json").read_text(encoding="utf-8"))["counts"]
+    return printed, counts, (done / "model" / "README.md").read_text(encoding="utf-8")
+
+
+SWAHILI, AMHARIC = "Wangari alizaliwa Nyeri nchini Kenya.", "ዋንጋሪ ማታይ በኬንያ ተወለደች"
+
+
+def test_an_encoder_that_reads_every_language_takes_the_place_and_the_stage_says_so(tmp_path, root):
+    texts = {"swh": SWAHILI, "amh": AMHARIC, "tha": ""}
+    printed, counts, card = train_on(tmp_path, root, texts)
+    assert "minilm lacks too many letters of Amharic (100%); char takes its place" in printed
+    assert "learns nothing of tha: none of their sentences is usable" in printed
+    assert counts["encoder"] == "char" and counts["sentences"] + counts["held_out"] == 8
+    assert "in Swahili, Amharic." in card and "Text encoder char" in card and "- tha" not in card
+    student = SpanBinder.from_pretrained(tmp_path / "small" / "33_binder" / "one" / "model")
+    assert student.config.max_width == 80, "characters need wider spans than word pieces"
+
+
+def test_without_another_encoder_a_language_is_left_out_or_nothing_is_left(tmp_path, root):
+    printed, counts, card = train_on(tmp_path / "a", root, {"swh": SWAHILI, "amh": AMHARIC}, other_encoder="")
+    assert "minilm lacks too many letters of Amharic (100%); left out" in printed and counts["encoder"] == "minilm"
+    assert "in Swahili." in card and "amh" not in card
+    with pytest.raises(Exception, match="no sentence of tha can be learned from.* the 0 rows of 18_sentences"):
+        train_on(tmp_path / "c", root, {"tha": ""})

@@ -96,7 +96,7 @@ def token_ids(texts: list[str], tokenizer: "PreTrainedTokenizer", *, max_length:
     "The units of each text, at most `max_length`."
     # an empty text has no unit; it is read as a blank
     clean = [storable(text[: _MOST_CHARACTERS * max_length]) or " " for text in texts]
-    return tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
+    return tokenizer(clean, truncation=True, max_length=max_length, split_special_tokens=True)["input_ids"]
 
 
 def score_ids(

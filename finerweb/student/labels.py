@@ -44,7 +44,8 @@ def _label_means(model: nn.Module, labels: Sequence[str]) -> dict[str, torch.Ten
     for begin in range(0, len(order), _LABEL_BATCH):
         batch = order[begin : begin + _LABEL_BATCH]
         words = [f"{label}: {descriptions[label]}" if label in descriptions else label for label in batch]
-        units = model.label_tokenizer([storable(w) for w in words], padding=True, return_tensors="pt", verbose=False)
+        options = dict(padding=True, split_special_tokens=True, return_tensors="pt", verbose=False)
+        units = model.label_tokenizer([storable(w) for w in words], **options)
         for label, size in zip(batch, units["attention_mask"].sum(1).tolist(), strict=True):
             if size > longest:
                 limit = f"has {size} pieces, and the label encoder reads at most {longest}"

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_SCORES', 'MOST_SPANS', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer', 'SpanBinder',
-           'score_batch', 'predict_spans']
+           'score_batch', 'unread_texts', 'warn_of_unread', 'predict_spans']
 
 # %% ../../nbs/32_student/05_model.ipynb #42f30e48
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,13 +17,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from ..data import Entity
+from ..data import Entity, storable
 from ..models.char_encoder import CharEncoderConfig, load_encoder
 from .decoding import flat, threshold_of, uncrossed
 from .folder import InFolder, check_encoder
 from .labels import check_labels, read_labels
 from .losses import SPAN, Contrast
 from finerweb.student.windows import (
+    MOST_UNREAD,
     Window,
     collate,
     cut_windows,
@@ -30,6 +32,7 @@ from finerweb.student.windows import (
     most_units,
     read_texts,
     text_blocks,
+    unread_letters,
 )  # fmt: skip
 
 # %% ../../nbs/32_student/05_model.ipynb #08c8e8da
@@ -297,6 +300,27 @@ def score_batch(
         yield from zip(rows, firsts, lasts, label[kept].tolist(), score[kept].tolist(), strict=True)
 
 # %% ../../nbs/32_student/05_model.ipynb #6537d8b6
+def unread_texts(model: SpanBinder, first: int, texts: Sequence[str], windows: Sequence[Window]) -> set[int]:
+    """The numbers of the `texts`, counted from `first`, with a window whose letters the student's tokenizer lacks for a
+    tenth or more (`MOST_UNREAD`)."""
+    unknown, numbers = model.text_tokenizer.unk_token_id, set()
+    for window in windows:
+        if unknown in window.ids:
+            unread, letters = unread_letters(storable(texts[window.text - first]), window, unknown)
+            if unread > MOST_UNREAD * letters:
+                numbers.add(window.text)
+    return numbers
+
+
+def warn_of_unread(model: SpanBinder, texts: Sequence[str], numbers: set[int]) -> None:
+    "Warns once of the texts with these numbers, which the student cannot read."
+    if numbers:
+        first, name = texts[min(numbers)], type(model.text_tokenizer).__name__
+        message = f"{len(numbers)} of {len(texts)} texts are written in letters that the student's {name} does not know"
+        warnings.warn(f"{message}, such as {first.strip()[:40]!r}: it finds little there; take a student whose encoder"
+                      " reads that script", stacklevel=5)  # fmt: skip
+
+# %% ../../nbs/32_student/05_model.ipynb #edd7d016
 @torch.no_grad()
 def predict_spans(
     model: SpanBinder, texts: Sequence[str], labels: Sequence[str], threshold: float | None, batch_size: int,
@@ -308,11 +332,13 @@ def predict_spans(
     was_training = model.training
     model.eval()
     try:
-        vectors, best = read_labels(model, labels), [{} for _ in texts]  # best: (start, end) -> entity, of each text
+        vectors, unread = read_labels(model, labels), set()
+        best = [{} for _ in texts]  # (start, end) -> entity, of each text
         with tqdm(total=len(texts), desc="predict", unit="text", disable=not progress) as bar:
             for begin, block in text_blocks(texts):
                 least = [threshold_of(model.config, text) if threshold is None else threshold for text in block]
                 readable, counted = [w for w in model.windows(begin, *block) if any(w.can_start)], set()
+                unread |= unread_texts(model, begin, block, readable)
                 for windows in group_windows(readable, most=batch_size, budget=most_units(model.device)):
                     floors = [least[w.text - begin] for w in windows]
                     for row, first, last, label, score in score_batch(model, windows, vectors, floors, exact):
@@ -327,4 +353,5 @@ def predict_spans(
                 bar.update(len(block) - len(counted))
     finally:
         model.train(was_training)
+    warn_of_unread(model, texts, unread)
     return [list(entities.values()) for entities in best]
