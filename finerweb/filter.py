@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from .models.filter_model import scale
+from .text.progress import trainer_progress
 
 # %% ../nbs/12_filter.ipynb #2d5425fb
 _USEFUL = 3  # the rating from which on a passage is useful
@@ -191,16 +192,17 @@ def train_filter(
     tokenizer, model = new_filter(encoder, loss=loss, task=task)
     longest, low = min(max_length, readable(tokenizer, model)), scale(task)[0]
     sizes = dict(per_device_train_batch_size=batch, per_device_eval_batch_size=batch, num_train_epochs=epochs)
-    trainer = Trainer(
-        model=model,
-        args=_training_arguments(folder, learning_rate=learning_rate, seed=seed, **sizes),
-        data_collator=lambda rows: _collate(rows, tokenizer),
-        callbacks=[EarlyStoppingCallback(patience)],
-        train_dataset=encode(train, tokenizer, max_length=longest),
-        eval_dataset=encode(held_out, tokenizer, max_length=longest),
-        compute_loss_func=lambda output, targets, **_: loss_of(output.logits, targets, loss=loss, low=low),
-    )
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder, mark))
+    with trainer_progress("12_filter"):
+        trainer = Trainer(
+            model=model,
+            args=_training_arguments(folder, learning_rate=learning_rate, seed=seed, **sizes),
+            data_collator=lambda rows: _collate(rows, tokenizer),
+            callbacks=[EarlyStoppingCallback(patience)],
+            train_dataset=encode(train, tokenizer, max_length=longest),
+            eval_dataset=encode(held_out, tokenizer, max_length=longest),
+            compute_loss_func=lambda output, targets, **_: loss_of(output.logits, targets, loss=loss, low=low),
+        )
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder, mark))
     losses = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     curve = [{k: entry[k] for k in ("epoch", "loss", "eval_loss") if k in entry} for entry in losses]
     return trainer.model, tokenizer, curve

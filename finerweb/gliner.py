@@ -27,6 +27,7 @@ from finerweb.student.word_windows import (
     split_words,
     word_windows,
 )  # fmt: skip
+from .text.progress import progress_bar, trainer_progress
 
 # %% ../nbs/34_gliner.ipynb #e7da5c18
 def check_gliner() -> None:
@@ -194,8 +195,6 @@ def predict_entities(
 ) -> Iterable[tuple[int, Entity]]:  # fmt: skip
     """(number of the text, entity) for all that scores above `threshold`, overlaps too. Raises RuntimeError if the
     tokenizer has lost a word."""
-    from tqdm.auto import tqdm
-
     spelled = spell_labels(labels, student.label_tokenizer or student.tokenizer)
     groups = group_labels(spelled, room=student.room // 2, most=200)
     prompt = 0  # pieces that the labels take from the text's room
@@ -205,7 +204,7 @@ def predict_entities(
     student.model.eval()
     collator = student.model.create_collator()
     rounds = [(group, begin) for group in groups for begin in range(0, len(windows), batch_size)]
-    for group, begin in tqdm(rounds, desc="predict", unit="batch", disable=not progress):
+    for group, begin in progress_bar(rounds, desc="predict", unit="batch", disable=not progress):
         some = windows[begin : begin + batch_size]
         batch = student.model.collate_batch([{"tokenized_text": w.words, "ner": None} for w in some], group, collator)
         _check_words(student, batch, some)
@@ -324,7 +323,7 @@ def train_gliner(
         label_language=label_language,
     )  # fmt: skip
     output = nullcontext() if progress else redirect_stdout(StringIO())
-    with tempfile.TemporaryDirectory() as scratch, output:
+    with tempfile.TemporaryDirectory() as scratch, output, trainer_progress("34_gliner"):
         trainer = student.model.train_model(
             lines, None, output_dir=scratch, max_steps=steps, per_device_train_batch_size=batch,
             learning_rate=encoder_rate, others_lr=head_rate, warmup_ratio=0.1, seed=seed, bf16=bfloat16,

@@ -24,6 +24,7 @@ from finerweb.llm.prompts import (
     task_request,
 )
 from .teachers import check_teacher
+from .weak.own_teacher import OwnTeacher, require_methods
 
 # %% ../nbs/19_judge.ipynb #3579c3d2
 def _supports(e: Entity, others: list[Entity], *, same: bool) -> bool:
@@ -182,17 +183,27 @@ def read_judgement(passage: Passage, value: dict) -> dict:
 
 # %% ../nbs/19_judge.ipynb #9c8c1353
 def check_judge(spec: dict) -> dict:
-    """`spec`, if it names a judge that can be made: a chat teacher, or, if it is empty, none. Raises ValueError that
-    says which field is wrong."""
+    """`spec`, if it names a judge that can be made: a chat teacher, one's own with `judge`, or, if it is empty, none.
+    Raises ValueError that says which field is wrong."""
     if spec and check_teacher(spec)["kind"] == "weak":
         raise ValueError(f"judge {spec['name']!r} is a weak teacher, which cannot judge; name a chat teacher, or none")
-    return spec
+    return require_methods(spec, "judge")
+
+
+def _own_judgements(judge: OwnTeacher, rows: list[dict]) -> list[dict]:
+    "`rows` with what a judge of one's own says; the lists and the explanation that it leaves out are empty."
+    verdict = {"faithfulness": 0.0, "completeness": 0.0, "missing": [], "extra": [], "wrong": [], "explanation": ""}
+    judgements = judge.judge([Passage.from_row(row) for row in rows])
+    pairs = zip(rows, judgements, strict=True)
+    return [row | {column: own.get(column, empty) for column, empty in verdict.items()} for row, own in pairs]
 
 
 def judge_passages(
-    chat: ChatModel, rows: list[dict], sampling: Sampling, *, max_characters: int
+    chat: ChatModel | OwnTeacher, rows: list[dict], sampling: Sampling, *, max_characters: int
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
     "Rows of `16_merge` with a judge's scores and lists; dropped rows with `reason`; how the requests ended."
+    if isinstance(chat, OwnTeacher):
+        return _own_judgements(chat, rows), [], {}
 
     def request(row: dict) -> ChatRequest:
         return judgement_request(Passage.from_row(row), sampling)

@@ -8,6 +8,7 @@ __all__ = ['check_splitter', 'sentence_spans', 'sentence_rows']
 # %% ../nbs/18_sentences.ipynb #3e30b67f
 import importlib.util
 
+from .text.progress import progress_bar
 from .text.segment import sentences
 
 # %% ../nbs/18_sentences.ipynb #25377749
@@ -25,12 +26,10 @@ def check_splitter(splitter: str) -> None:
 
 def _sat_spans(texts: list[str], model: str) -> list[list[tuple[int, int]]]:
     "The spans of `sat_sentences`, with a progress bar over the texts."
-    from tqdm import tqdm
-
     from finerweb.text.sat import sat_sentences
 
     spans = []
-    with tqdm(total=len(texts), desc="sentences", unit="passage") as bar:
+    with progress_bar(total=len(texts), desc="sentences", unit="passage") as bar:
         for start in range(0, len(texts), _BATCH):
             batch = texts[start : start + _BATCH]
             spans += sat_sentences(batch, model=model)

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['REPORTED', 'OURS', 'PAPER_SETS', 'paper_rows', 'filter_name', 'filter_lines', 'filter_table',
            'selection_table', 'show_selections', 'dataset_table', 'student_table', 'language_table', 'merging_table',
-           'readable', 'write_table']
+           'write_table']
 
 # %% ../nbs/51_tables.ipynb #966e7f47
 import csv
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import stdev
 
@@ -240,32 +239,13 @@ def merging_table(aligned: dict[str, dict], merged: dict) -> list[dict]:
     return rows
 
 # %% ../nbs/51_tables.ipynb #10db11f0
-def readable(rows: list[dict]) -> Table:
-    "`rows` with every cell as a text to be read."
-
-    def cell(x: object) -> str:
-        if isinstance(x, float):
-            return f"{x:.3f}" if abs(x) <= 1 else f"{x:,.1f}"
-        if isinstance(x, int):
-            return f"{x:,}"
-        return "" if x is None else str(x)
-
-    return Table({k: cell(v) for k, v in row.items()} for row in rows)
-
-
-def _line(cells: Iterable[str]) -> str:
-    "A line of a Markdown table."
-    plain = [" ".join(c.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for c in cells]
-    return f"| {' | '.join(plain)} |"
-
-
 def write_table(rows: list[dict], path: Path, *, title: str, about: str) -> Table:
-    "Writes `path` with the endings .csv and .md; returns the table as it is read."
+    "Writes `path` with the endings .csv and .md; returns the table."
     with open(path.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    lines = [_line(rows[0]), "|" + "---|" * len(rows[0]), *(_line(row.values()) for row in readable(rows))]
-    text = [f"# {title}", "", about, "", *lines, ""]
+    table = Table(rows)
+    text = [f"# {title}", "", about, "", table.markdown(), ""]
     path.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
-    return readable(rows)
+    return table

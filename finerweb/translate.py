@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRANSLATION', 'GOOGLE_PRICE', 'translations', 'translate_label', 'label_examples', 'translation_request',
            'read_translations', 'join_concepts', 'chat_translations', 'GoogleTranslation', 'google_translations',
-           'check_translator', 'make_google', 'translate_labels']
+           'check_translator', 'make_google', 'own_translations', 'translate_labels']
 
 # %% ../nbs/17_translate.ipynb #e158afa3
 import json
@@ -32,6 +32,7 @@ from finerweb.llm.prompts import (
 )
 from .llm.structured import ask
 from .teachers import check_teacher, make_teacher
+from .weak.own_teacher import OwnTeacher, require_methods
 
 # %% ../nbs/17_translate.ipynb #b089160e
 @cache
@@ -261,8 +262,8 @@ GOOGLE_PRICE = Prices(20.0, 0.0, "Google, per million characters")
 
 
 def check_translator(spec: dict) -> dict:
-    """`spec`, if it names a translator that can be made: nothing, Google, or a chat teacher. Raises ValueError that
-    says which field is wrong."""
+    """`spec`, if it names a translator that can be made: nothing, Google, a chat teacher, or one of one's own with
+    `translate`. Raises ValueError that says which field is wrong."""
     if not spec:
         return spec
     if spec.get("kind") == "google":
@@ -273,7 +274,7 @@ def check_translator(spec: dict) -> dict:
     elif check_teacher(spec)["kind"] == "weak":
         advice = "name a chat teacher, {name: google, kind: google}, or none"
         raise ValueError(f"translator {spec['name']!r} is a weak teacher, which cannot translate; {advice}")
-    return spec
+    return require_methods(spec, "translate")
 
 
 def make_google(spec: dict, *, home: str) -> ChatModel:
@@ -299,6 +300,22 @@ def make_google(spec: dict, *, home: str) -> ChatModel:
     return Remembered(backend, ledger, account=spec["name"], price=GOOGLE_PRICE, cap=spec.get("cap"))
 
 # %% ../nbs/17_translate.ipynb #b51a281b
+def own_translations(
+    translations: dict[str, str],  # of a translator of one's own
+    labels: Iterable[str],
+    language: str,
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    "As `chat_translations`; a label that is not among `translations` is translated by the table, if at all."
+    rows, lacking = [], []
+    for label in labels:
+        translation = one_line(translations.get(label, ""))
+        row = translate_label(label, language)
+        rows.append(row | {"translation": translation, "method": "own"} if translation else row)
+        if not translation:
+            lacking.append(_lacking_row(label, language, ("untranslated", "the translator does not have it")))
+    return rows, lacking, {}
+
+
 def translate_labels(
     labels: dict[str, list[str]],  # with examples
     language: str,
@@ -315,4 +332,6 @@ def translate_labels(
     if translator["kind"] == "google":
         return google_translations(make_google(translator, home=home), labels, language)
     chat = make_teacher(translator, language=language, raw_text=[], home=home)
+    if isinstance(chat, OwnTeacher):
+        return own_translations(chat.translate(labels), labels, language)
     return chat_translations(chat, labels, language, sampling, batch=batch)

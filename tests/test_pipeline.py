@@ -12,9 +12,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import papermill
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from finerweb.languages import packaged_languages
+from finerweb.publish import described
 from finerweb.store import Task
 
 END = "19_judge,20_publish,35_evaluate"
@@ -167,29 +171,78 @@ def test_labels_are_translated_in_the_target_variants_only(small_run, language):
     assert table["person"] == {"eng": "person", "swh": "mtu"}[language]
 
 
+def card_of(small_run: Path, variant: str) -> tuple[dict, str, dict[str, list[float]]]:
+    "The head of a variant's card, its text, and its table: language -> numbers."
+    card = (small_run / "20_publish" / variant / "README.md").read_text(encoding="utf-8")
+    _, head, body = card.split("---\n", 2)
+    cells = [line.strip("| ").split(" | ") for line in body.splitlines() if re.match(r"\| (eng|swh) ", line)]
+    return yaml.safe_load(head), body, {c: [float(n.replace(",", "")) for n in numbers] for c, *numbers in cells}
+
+
 @pytest.mark.parametrize("annotator", ["lexicon", "patterns", "merged"])
 def test_the_card_has_the_numbers_of_the_rows(small_run, annotator):
     published = small_run / "20_publish"
-    card = (published / f"{annotator}-english-passages" / "README.md").read_text(encoding="utf-8")
-    head, body = yaml.safe_load(card.split("---\n")[1]), card.split("---\n", 2)[2]
+    head, body, numbers = card_of(small_run, f"{annotator}-english-passages")
     assert [c["config_name"] for c in head["configs"]] == head["language"] == ["eng", "swh"]
-    assert "no language model" in body
+    assert "no language model" in body and "None" not in body
+    other = {"lexicon": "patterns", "patterns": "lexicon"}.get(annotator)
+    assert other is None or f"{other} (weak)" not in body, "only the teachers of this variant annotated it"
     for language in ("eng", "swh"):
         rows = read_rows(published / f"{annotator}-english-passages" / language / "train.parquet")
         labels = [[span["label"] for span in row["char_spans"]] for row in rows]
         expected = [
-            language,
             len(rows),
-            round(sum(len(row["text"]) for row in rows) / len(rows), 1),
-            round(sum(map(len, labels)) / len(rows), 2),
-            round(sum(len(set(of_row)) for of_row in labels) / len(rows), 2),
+            sum(len(row["text"]) for row in rows) / len(rows),
+            sum(map(len, labels)) / len(rows),
+            sum(len(set(of_row)) for of_row in labels) / len(rows),
             len({label for of_row in labels for label in of_row}),
         ]
-        assert f"| {' | '.join(map(str, expected))} |" in body
+        assert numbers[language] == pytest.approx(expected, abs=0.06)
     types = Counter(label for of_row in labels for label in of_row)
     statistics = json.loads((published / "statistics.json").read_text())
     swahili = next(s for s in statistics if s["language"] == "swh" and s["annotator"] == annotator)
     assert swahili["types"] == dict(sorted(types.items())) and swahili["annotations"] == types.total()
+
+
+@pytest.mark.parametrize("labels", ["english", "target"])
+def test_the_card_of_sentences_has_the_numbers_of_sentences(small_run, labels):
+    _, body, numbers = card_of(small_run, f"merged-{labels}-sentences")
+    assert "A row is a sentence" in body and "a passage |" not in body
+    for language in ("eng", "swh"):
+        rows = read_rows(small_run / f"20_publish/merged-{labels}-sentences" / language / "train.parquet")
+        entities = [len(row["char_spans"]) for row in rows]
+        expected = [len(rows), sum(len(row["text"]) for row in rows) / len(rows), sum(entities) / len(rows)]
+        assert numbers[language][:4] == pytest.approx([*expected, entities.count(0)], abs=0.06)
+        assert len(numbers[language]) == (5 if labels == "target" else 4)
+
+
+def test_the_example_of_a_card_runs(small_run, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(small_run / "20_publish")
+    _, body, _ = card_of(small_run, "patterns-target-sentences")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", body, re.DOTALL)[1], names)
+    expected = read_rows(small_run / "20_publish" / "patterns-target-sentences" / "eng" / "train.parquet")
+    assert names["rows"].to_list() == expected
+
+
+def test_a_published_card_says_who_a_teacher_is():
+    spec = {"name": "big", "kind": "endpoint", "model": "org/model-27b"}
+    assert described(spec) == "big (org/model-27b)"
+    assert described({"name": "lexicon", "kind": "weak"}) == "lexicon (weak)"
+
+
+def test_a_variant_that_no_language_has_is_left_out_aloud(copied_run, tmp_path):
+    for stage in ("17_translate", "20_publish"):
+        shutil.rmtree(copied_run / stage)
+    notebook = Path(__file__).resolve().parent.parent / "nbs" / "20_publish.ipynb"
+    parameters = {"home": str(copied_run.parent), "run": copied_run.name, "languages": ["eng", "swh"]}
+    ran = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
+    printed = "".join(o.get("text", "") for cell in ran.cells for o in cell.get("outputs", ()))
+    assert "no variant merged-target-passages: no language has translated labels" in printed
+    made = {p.name for p in (copied_run / "20_publish").iterdir() if p.is_dir()}
+    assert made == {variant for variant in VARIANTS if "-english-" in variant}
 
 
 # --- what is not done again, and what is
@@ -374,7 +427,8 @@ def test_status_tells_what_a_run_holds(finished, finerweb):
 
 def test_languages_lists_all(finerweb, tmp_path):
     ended = finerweb(tmp_path, "languages")
-    assert ended.returncode == 0 and len(re.findall(r"^│ [a-z]{3} ", ended.stdout, re.MULTILINE)) == 91
+    codes = re.findall(r"^│ ([a-z]{3}) ", ended.stdout, re.MULTILINE)
+    assert ended.returncode == 0 and codes == list(packaged_languages())
     assert re.search(r"swh +│ Swahili.* swh_Latn", ended.stdout) and "…" not in ended.stdout
 
 

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .budget import BudgetSpent, Prices, check_cap, worst
 from .chat import Backend, ChatReply, ChatRequest
 from .ledger import Ledger, claim, clear_dead, keep, others_ask, request_key, spent, stored_replies, unclaim
+from ..text.progress import progress_bar
 
 # %% ../../nbs/04_llm/03_cached.ipynb #aea70bd7
 class Remembered:
@@ -46,7 +47,7 @@ class Remembered:
         "The ledger's key of a request to this model."
         return request_key(self.model, self.revision, request, self.extra)
 
-    def _adjusted(self, request: ChatRequest) -> ChatRequest:
+    def adjusted(self, request: ChatRequest) -> ChatRequest:
         "`request` with the limit and the temperature of this teacher."
         limit = min(request.max_tokens, self.max_tokens or request.max_tokens)
         temperature = request.temperature if self.temperature is None else self.temperature
@@ -61,7 +62,7 @@ def _without_reply(requests: dict[str, ChatRequest], replies: dict[str, ChatRepl
 def chat(self: Remembered, requests: Sequence[ChatRequest]) -> list[ChatReply]:
     """A reply for each request, in order. Raises BudgetSpent at the cap, and RuntimeError where the backend cannot
     answer at all; what was answered is kept."""
-    adjusted = [self._adjusted(r) for r in requests]
+    adjusted = [self.adjusted(r) for r in requests]
     keys = [self.key(r) for r in adjusted]
     distinct = dict(zip(keys, adjusted, strict=True))
     replies = stored_replies(self.ledger, distinct)
@@ -86,8 +87,6 @@ def _round(
     claims: set[str],  # gets what `claim` said: "yes", or why a request may not be asked
 ) -> Iterator[tuple[str, ChatReply]]:
     "(key, reply) for the requests that may be asked now, each kept in the ledger."
-    from tqdm import tqdm
-
     in_flight: set[str] = set()
 
     def supply() -> Iterator[tuple[str, ChatRequest]]:
@@ -104,7 +103,7 @@ def _round(
     progress = {"desc": chat.account, "unit": "reply", "delay": 3, "mininterval": 1, "leave": False}
     origin = {"model": chat.model, "revision": chat.revision, "account": chat.account}
     try:
-        with closing(chat.backend.replies(supply())) as replies, tqdm(total=len(waiting), **progress) as bar:
+        with closing(chat.backend.replies(supply())) as replies, progress_bar(total=len(waiting), **progress) as bar:
             for key, reply in replies:
                 money = chat.price.money(reply.prompt_tokens, reply.completion_tokens)
                 if reply.text and not (reply.prompt_tokens or reply.completion_tokens):

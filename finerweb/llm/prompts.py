@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['harmless', 'fence', 'Sampling', 'task_request', 'in_language', 'one_line', 'first_words', 'plain_label',
-           'as_written', 'refusal', 'answered', 'ask_about']
+           'as_written', 'refusal', 'answered', 'ask_about', 'check_refusals']
 
 # %% ../../nbs/04_llm/11_prompts.ipynb #6e884d54
 import hashlib
@@ -158,3 +158,24 @@ def ask_about(
         reason, detail = refusal(answer)
         dropped.append({**row, "reason": reason, "detail": detail})
     return usable, dropped, counts
+
+# %% ../../nbs/04_llm/11_prompts.ipynb #cae1ee40
+def check_refusals(
+    teacher: dict,  # as the profile names it; empty: there is none
+    dropped: Sequence[dict],  # rows put aside, with `reason` and `detail`
+    *,
+    rows: int,  # that have an answer
+    refused_share: float,  # of the answers and refusals together: more refusals than this are an error
+) -> None:
+    "Raises RuntimeError that shows a reply where more than `refused_share` of them were refused, or all."
+    refusals = {reason: [r for r in dropped if r["reason"] == reason] for reason in ("refused", "content_filter")}
+    refused, withheld = refusals["refused"], refusals["content_filter"]
+    is_empty = not rows and (refused or withheld)
+    if not is_empty and len(refused) <= refused_share * (rows + len(refused)):
+        return
+    reason, count = ("refused", rows + len(refused)) if refused else ("content_filter", len(withheld))
+    first = refusals[reason][0]
+    state = f"teacher {teacher.get('name')!r}: {len(refusals[reason])} of {count} answers are {reason}"
+    limit = "" if is_empty else f", more than refused_share = {refused_share:g}"
+    advice = f"Mend the server or the model, then give the same command with --ask-again {reason}; the rest is kept"
+    raise RuntimeError(f"{state}{limit}. The first, about {first['id']}: {first['detail']}. {advice}")

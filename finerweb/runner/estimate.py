@@ -25,7 +25,7 @@ from ..rate import rating_request
 from .plan import PlannedTask, TaskName, up_to_date
 from .profiles import Profile
 from ..store import output_folder, read_meta
-from ..teachers import price_of
+from ..teachers import is_chat, price_of
 from ..translate import GOOGLE_PRICE, label_examples, translation_request
 
 # %% ../../nbs/60_runner/04_estimate.ipynb #29e58d75
@@ -164,7 +164,7 @@ def chat_spec(task: PlannedTask) -> dict | None:
     "The teacher, translator or judge that `task` asks, if it is a language model or a service."
     roles = {"11_rate": "teacher", "14_annotate": "teacher", "17_translate": "translator", "19_judge": "judge"}
     spec = task.parameters.get(roles.get(task.stage))
-    return spec if spec and spec.get("kind") not in (None, "weak") else None
+    return spec if is_chat(spec or {}) else None
 
 
 def _mean_reply(tasks: Sequence[PlannedTask], stage: str, teacher: str, home: str, run: str) -> float | None:

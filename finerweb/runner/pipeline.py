@@ -20,16 +20,31 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
+from ..benchmarks import benchmark_entry
 from ..data import write_text
 from ..gliner import check_gliner
 from ..judge import check_judge
+from ..languages import use_languages
 from ..models.filter_model import check_filter
-from .plan import PlannedTask, label_of, outside_inputs, plan, standing, task_inputs, wanted_tasks
+from finerweb.runner.plan import (
+    PlannedTask,
+    label_of,
+    outside_inputs,
+    plan,
+    standing,
+    student_kind,
+    student_parameters,
+    task_inputs,
+    wanted_tasks,
+)  # fmt: skip
 from .profiles import Profile
+from .stages import STUDENTS, check_parameters
 from ..sentences import check_splitter
 from ..store import notebooks_folder, output_folder, read_meta, runs_folder
 from ..teachers import check_teacher
+from ..text.progress import PROGRESS, write_progress
 from ..translate import check_translator
+from ..weak.own_teacher import require_methods
 
 # %% ../../nbs/60_runner/03_pipeline.ipynb #5c72a48d
 def _begin_worker() -> None:
@@ -49,6 +64,8 @@ def _execute_notebook(task: PlannedTask, folder: Path, home: str, run: str) -> N
     from traitlets.config import Config
 
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ[PROGRESS] = str(folder / "progress.json")
+    write_progress(folder / "progress.json")
     with open(folder / "kernel.log", "w") as log, tempfile.TemporaryDirectory(prefix="finerweb-") as sockets:
         os.dup2(log.fileno(), 2)  # what the kernel writes on stderr is of interest only if it dies
         papermill.execute_notebook(
@@ -93,6 +110,8 @@ def execute_task(task: PlannedTask, home: str, run: str, environment: dict[str, 
     except Exception as error:  # a kernel that died, a full disk: the other tasks go on
         (folder / "meta.json").unlink(missing_ok=True)  # it may stand there without the notebook that belongs to it
         return f"{type(error).__name__}: {error}"
+    finally:
+        (folder / "progress.json").unlink(missing_ok=True)
     return _wrong_output(task, folder, home, run)
 
 
@@ -104,7 +123,8 @@ def _outcome(future: Future) -> str:
     return f"{type(error).__name__}: {error or 'the worker process was killed, for example for memory'}"
 
 # %% ../../nbs/60_runner/03_pipeline.ipynb #1c7f8151
-Report = Callable[[str, PlannedTask, str], None]  # (state, task, message); states: "start", "done", "skip", "fail"
+# (state, task, message); states: "start", "work" (every second), "done", "skip", "fail", "wait" (the message: for what)
+Report = Callable[[str, PlannedTask, str], None]
 
 
 class _Work:
@@ -115,7 +135,8 @@ class _Work:
         self.tasks = {task.name: task for task in tasks}
         self.left = dict(self.tasks)  # in the order of the plan
         self.running: dict[Future, PlannedTask] = {}
-        self.errors = {}  # name of a task that failed -> error
+        self.errors = {}  # name of a task that failed, or waits for one that did -> error
+        self.causes = {}  # name of a task that waits -> name of the one that failed
 
     def folder(self, task: PlannedTask) -> Path:
         return output_folder(self.home, self.run, task.stage, task.key)
@@ -127,12 +148,12 @@ class _Work:
 
     def fail(self, task: PlannedTask, error: str) -> None:
         "Keeps and reports the error of a task."
-        self.errors[task.name] = error
+        cause, self.errors[task.name] = self.causes.get(task.name), error
         with suppress(OSError):  # a full disk: the error is reported all the same
             folder = self.folder(task)
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "error.txt", error)
-        self.report("fail", task, error)
+        self.report("wait" if cause else "fail", task, label_of(cause) if cause else error)
 
 # %% ../../nbs/60_runner/03_pipeline.ipynb #8b66da6d
 @patch
@@ -141,7 +162,8 @@ def begin(self: _Work, task: PlannedTask, pool: ProcessPoolExecutor) -> None:
     del self.left[task.name]
     failed_need = next((need for need in task.needs if need in self.errors), None)
     if failed_need:
-        self.fail(task, f"not begun: needs {label_of(failed_need)}, which failed")
+        self.causes[task.name] = cause = self.causes.get(failed_need, failed_need)
+        self.fail(task, f"not begun: needs {label_of(cause)}, which failed")
         return
     done, error = standing(task, self.home, self.run)
     if error:
@@ -181,7 +203,9 @@ def run_tasks(
                 work.begin(task, pool)
             if not work.running:
                 continue
-            for future in wait(work.running, return_when=FIRST_COMPLETED).done:
+            for task in work.running.values():
+                report("work", task, "")
+            for future in wait(work.running, timeout=1, return_when=FIRST_COMPLETED).done:
                 work.end(future)
                 if isinstance(future.exception(), BrokenProcessPool):
                     pool = new_pool()
@@ -190,12 +214,34 @@ def run_tasks(
     return {work.tasks[name].label: error for name, error in work.errors.items()}
 
 # %% ../../nbs/60_runner/03_pipeline.ipynb #f5e11f5f
+def _check_student(student: dict) -> None:
+    "Raises ValueError for a kind of student, or a parameter of it, that there is not."
+    kind = student_kind(student)
+    try:
+        check_parameters(STUDENTS[kind], student_parameters(student))
+    except ValueError as error:
+        raise ValueError(f"student {student['name']!r}: {error}") from error
+
+
 def check_models(profile: Profile) -> None:
-    "Raises ValueError for a teacher, translator or judge that cannot be made."
+    "Raises ValueError that names every teacher, translator, judge, student and benchmark that cannot be made."
+    checks = [(output_folder, "", "run", "stage", (entry["name"],)) for entry in profile.students + profile.benchmarks]
     for teacher in profile.teachers:
-        check_teacher(teacher)
-    check_translator(profile.translator)
-    check_judge(profile.judge)
+        checks += [(lambda spec: require_methods(check_teacher(spec), "annotate", "rate"), teacher)]
+    checks += [(check_translator, profile.translator), (check_judge, profile.judge)]
+    checks += [(_check_student, student) for student in profile.students]
+    checks += [(benchmark_entry, benchmark) for benchmark in profile.benchmarks]
+    errors = {}  # as keys: a teacher that is the judge too is told once
+    for check, *words in checks:
+        try:
+            check(*words)
+        except ValueError as error:
+            errors[str(error)] = None
+    if len(errors) > 1:
+        numbered = "; ".join(f"({n}) {error}" for n, error in enumerate(errors, 1))
+        raise ValueError(f"profile {profile.name} has {len(errors)} wrong entries: {numbered}")
+    if errors:
+        raise ValueError(*errors)
 
 
 def _checked_tasks(profile: Profile, stages: list[str], home: str, run: str) -> list[PlannedTask]:
@@ -236,19 +282,22 @@ def run_profile(
     stages: list[str],  # stages or parts of stages, see `wanted_tasks`; empty: all
     report: Report,
     started: Callable[[list[PlannedTask]], None],  # gets the tasks as soon as the run has its lock
+    take_over: bool = False,  # a run of another profile becomes this one's
 ) -> dict[str, str]:
-    """Does what is not done of a profile's tasks; task label -> error for what failed.
-    Raises ValueError (a wrong profile), FileNotFoundError (no such source), RuntimeError (no library, run at work)."""
+    """Does what is not done of a profile's tasks; task label -> error for what failed. Raises ValueError (a wrong
+    profile, a run of another one), FileNotFoundError (no such source), RuntimeError (no library, run at work)."""
     from filelock import FileLock, Timeout
 
+    use_languages(profile.own_languages)
     check_models(profile)
     tasks = _checked_tasks(profile, stages, home, run)
     folder = output_folder(home, run, tasks[0].stage).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock").acquire(timeout=0):
-            text = yaml.safe_dump(asdict(profile), sort_keys=False, allow_unicode=True)
-            write_text(folder / "profile.yaml", text)
+        with FileLock(folder / ".lock").acquire(timeout=1):  # `is_at_work` may hold it for a moment
+            if not take_over:
+                check_owner(profile, home, run)
+            keep_profile(profile, folder)
             started(tasks)
             workers, environment = profile.workers, _environment(profile)
             return run_tasks(tasks, home=home, run=run, workers=workers, environment=environment, report=report)

@@ -34,6 +34,7 @@ from finerweb.student.windows import (
     text_blocks,
     unread_letters,
 )  # fmt: skip
+from ..text.progress import progress_bar
 
 # %% ../../nbs/32_student/05_model.ipynb #08c8e8da
 def candidate_spans(starts: torch.Tensor, ends: torch.Tensor, max_width: int) -> torch.Tensor:
@@ -327,14 +328,12 @@ def predict_spans(
     exact: bool, progress: bool,
 ) -> list[list[Entity]]:  # fmt: skip
     "Every span of each text that reaches the threshold, with its best label and score; overlaps are left in."
-    from tqdm.auto import tqdm
-
     was_training = model.training
     model.eval()
     try:
         vectors, unread = read_labels(model, labels), set()
         best = [{} for _ in texts]  # (start, end) -> entity, of each text
-        with tqdm(total=len(texts), desc="predict", unit="text", disable=not progress) as bar:
+        with progress_bar(total=len(texts), desc="predict", unit="text", disable=not progress) as bar:
             for begin, block in text_blocks(texts):
                 least = [threshold_of(model.config, text) if threshold is None else threshold for text in block]
                 readable, counted = [w for w in model.windows(begin, *block) if any(w.can_start)], set()

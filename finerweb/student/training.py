@@ -23,6 +23,7 @@ from .calibration import model_threshold
 from .model import SpanBinder, read_labels
 from .objective import TrainingSettings, ask, batch_losses, known_labels, label_names
 from .targets import Example, make_examples
+from ..text.progress import progress_bar
 
 # %% ../../nbs/32_student/09_training.ipynb #ff3b0699
 @dataclass(slots=True)
@@ -237,8 +238,6 @@ def train_binder(
     **settings,  # of `TrainingSettings`
 ) -> tuple[list[dict], int]:
     "Trains `model` in place; the curve [{step, loss, edges}] and the number of entities that no window could hold."
-    from tqdm.auto import tqdm
-
     settings = TrainingSettings(**settings)
     training, missed = _set_up(model, rows, settings)
     path, mark = Path(settings.checkpoint), mark_of(settings, model, rows, held_out)
@@ -253,9 +252,10 @@ def train_binder(
         model.train()
         state = training.state
         bar_settings = dict(total=settings.steps, initial=state.step, desc="33_binder", unit="batch")
-        with tqdm(**bar_settings, disable=not progress) as bar:
+        with progress_bar(**bar_settings, disable=not progress) as bar:
             while state.step < settings.steps:
-                bar.set_postfix({name: f"{loss:.4f}" for name, loss in training.step().items()})
+                losses = {name: f"{loss:.4f}" for name, loss in training.step().items()}
+                bar.set_postfix(losses, refresh=False)
                 bar.update()
                 is_trial = settings.every and (state.step % settings.every == 0 or state.step == settings.steps)
                 if is_trial and training.try_out(held_out):

@@ -86,7 +86,7 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
     from finerweb.data import Passage, storable
     from finerweb.languages import in_script, language
     from finerweb.text.segment import chunks
-    from finerweb.weak.teacher import weak_teacher
+    from finerweb.weak.teacher import METHODS, weak_teacher
 
     code, chance, rows = path.stem, random.Random(seed), []
     script = language(code).script
@@ -106,10 +106,10 @@ def rated_chunks(path: Path, *, documents: int, words_per_chunk: int, min_words:
             rows.append(row | {"text": text[start:end], "score": 0.0})
     passages = [Passage(row["id"], row["text"], code) for row in rows]
     raw_text = [storable(page["text"]) for page in others]
-    for method in ("lexicon", "patterns"):
+    for method in METHODS:
         ratings = weak_teacher(method, language=code, raw_text=raw_text).rate(passages)
         for row, (score, _) in zip(rows, ratings, strict=True):
-            row["score"] += score / 2
+            row["score"] += score / len(METHODS)
     return rows
 
 # %% ../../nbs/70_studies/03_filter_quality.ipynb #523b5fa4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KIND_LABELS', 'script_pattern', 'ScoredLabel', 'cities', 'territories', 'person_names', 'Lexicon',
-           'lexicon']
+           'lexicon', 'coverage']
 
 # %% ../../nbs/05_weak/00_lexicon.ipynb #10a426ad
 import importlib
@@ -16,11 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data import asset
+from ..languages import language as find_language
+from ..languages import letter_class
+from ..text.language_id import is_recognised
 from finerweb.text.word_lists import (
     CASED,
     SHORT_NAMES,
     calendar_words,
-    locale_of,
     name_key,
     stem_all,
     stemmer,
@@ -41,7 +44,8 @@ _RANGES = {
 
 def script_pattern(script: str) -> re.Pattern:
     "Matches a name all of whose letters are in `script` (ISO 15924)."
-    return re.compile(rf"[{_RANGES[script]}][{_RANGES[script]}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
+    letters = _RANGES.get(script) or letter_class(script)
+    return re.compile(rf"[{letters}][{letters}\u0300-\u036f\u200c\u200d '’ʼ.\-‑・·]*")
 
 # %% ../../nbs/05_weak/00_lexicon.ipynb #3d4b3f0d
 class ScoredLabel(NamedTuple):
@@ -147,9 +151,9 @@ _WORLD = {
 @cache
 def person_names(language: str) -> tuple[dict[str, float], dict[str, float]]:
     "(first names, last names) -> confidence: names of the language's own people, then those of its script."
-    row = locale_of(language)
-    own = row["names"].split()
-    others = [locale for locale in _WORLD.get(row["script"], ()) if locale not in own]
+    entry = find_language(language)
+    own = entry.faker.split()
+    others = [locale for locale in _WORLD.get(entry.script, ()) if locale not in own]
     first: dict[str, float] = {}
     last: dict[str, float] = {}
     for confidence, faker_locales in ((0.8, own), (0.6, others)):
@@ -201,17 +205,17 @@ def _label_sources(language: str) -> Iterator[tuple[str, ScoredLabel]]:
     "(name, what its list says of it) from all lists, the most trusted first; a name may come several times."
     from babel import Locale
 
-    row, words = locale_of(language), word_list(language)
+    entry, words = find_language(language), word_list(language)
     for kind, label in KIND_LABELS.items():
         for name in words.get(kind + "_names", ()):
             yield name, label
-    yield from territories(row["cldr"]).items()
-    cldr = Locale.parse(row["cldr"])
+    yield from territories(entry.cldr).items()
+    cldr = Locale.parse(entry.cldr)
     for source, label in ((cldr.languages, "language"), (cldr.currencies, "currency")):
         for _, name in sorted(source.items()):
             if " " not in name and "(" not in name and len(name) > 2:
                 yield name, ScoredLabel(label, 0.7)
-    for name, score in cities(row["script"]).items():
+    for name, score in cities(entry.script).items():
         yield name, ScoredLabel("city", score)
 
 # %% ../../nbs/05_weak/00_lexicon.ipynb #a305bbc5
@@ -220,7 +224,7 @@ def _word_kinds(language: str) -> dict[str, frozenset[str]]:
     words = {kind: frozenset(map(name_key, listed)) for kind, listed in word_list(language).items()}
     words["calendar"] = frozenset(name_key(word) for names in calendar_words(language) for word in names)
     names: list[list[str]] = []
-    if locale_of(language)["script"] in CASED:
+    if find_language(language).script in CASED:
         names = [name.split() for name, (_, score) in _label_sources(language) if score > 0.7]
     openings = [name[0] for name in names if name[0][:1].isupper() and name[-1].islower()]
     words["opening"] = frozenset(map(name_key, openings))
@@ -247,8 +251,8 @@ def _names_with_stems(names: dict[str, ScoredLabel], stem: Callable[[str], str])
 # %% ../../nbs/05_weak/00_lexicon.ipynb #1c2ef9a1
 @cache
 def lexicon(language: str) -> Lexicon:
-    "The lexicon of `language` (ISO 639-3). Raises ValueError for a language without a row in assets/weak/locales.tsv."
-    script, stem, words = locale_of(language)["script"], stemmer(language), _word_kinds(language)
+    "The lexicon of `language` (ISO 639-3). Raises ValueError for an unknown language."
+    script, stem, words = find_language(language).script, stemmer(language), _word_kinds(language)
     no_names = words.get("stop", frozenset()) | words.get("common", frozenset())
     names: dict[str, ScoredLabel] = {}
     for name, label in _label_sources(language):
@@ -263,3 +267,19 @@ def lexicon(language: str) -> Lexicon:
             for table in (first, last)
         )
     return Lexicon(language, script, names, first, last, words, stem)
+
+# %% ../../nbs/05_weak/00_lexicon.ipynb #31de9f24
+def coverage(language: str) -> str:
+    "In one line, what the packages know of a language: the names and words for a weak teacher, and its look."
+    entry = find_language(language)
+    own = [_faker_names(locale) for locale in entry.faker.split()]
+    people = len(frozenset().union(*(names for pair in own for names in pair)))
+    calendar = sum(map(len, calendar_words(language)))
+    parts = [
+        f"country names: {len(territories(entry.cldr))}, calendar words: {calendar} (CLDR {entry.cldr})",
+        f"city names: {len(cities(entry.script)):,} (GeoNames)",
+        f"names of people: {people:,} (Faker {entry.faker or 'has none'})",
+        "a word list" if (asset("weak") / f"{language}.yaml").exists() else "no word list of its own",
+        "told from other languages" if is_recognised(language) else "not told from other languages of the script",
+    ]
+    return f"{language} ({entry.name}, {entry.script}): {'; '.join(parts)}"

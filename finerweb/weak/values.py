@@ -12,7 +12,8 @@ from functools import cache
 from typing import NamedTuple
 
 from ..data import Mention
-from ..text.word_lists import UNSPACED, calendar_words, locale_of, longest_first, name_key, word_list
+from ..languages import language as find_language
+from ..text.word_lists import UNSPACED, calendar_words, longest_first, name_key, word_list
 
 # %% ../../nbs/05_weak/01_values.ipynb #50142c83
 class ScoredSpan(NamedTuple):
@@ -30,7 +31,7 @@ def _any(words: Iterable[str]) -> str:
 
 
 def _has_spaces(language: str) -> bool:
-    return locale_of(language)["script"] not in UNSPACED
+    return find_language(language).script not in UNSPACED
 
 
 @cache
