@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test sync lint lessons tests notebooks export lock clean
+.PHONY: help setup demo test sync lint lessons tests notebooks export html lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test       notebooks in sync, lint, lessons, tests (sets up what it needs)"
 	@echo "make setup      only the environment, in $(VENV)"
 	@echo "make export     nbs/ -> finerweb/*.py and README.md"
+	@echo "make html       the notebooks as pages, in _docs; those of a run: make html NOTEBOOKS='runs/demo/20_publish/notebook.ipynb'"
 	@echo "make notebooks  run the notebooks, so that the outputs in them are this code's"
 	@echo "make lock       write requirements.lock from the environment"
 	@echo "make clean      remove caches and build output (not $(VENV), not runs/)"
@@ -73,6 +74,9 @@ export: $(READY)
 notebooks: export
 	FINERWEB_HOME="$${FINERWEB_HOME:-$(abspath runs)}" $(BIN)/python .ci/notebooks.py run
 	$(BIN)/python .ci/notebooks.py export
+
+html: $(READY)
+	$(BIN)/python .ci/notebooks.py html $(NOTEBOOKS)
 
 lock: $(READY)
 	$(BIN)/python .ci/lock.py

@@ -3,6 +3,7 @@
     notebooks.py header [--check] [NOTEBOOK...]  badges and install cell in every notebook, from settings.ini
     notebooks.py run [NOTEBOOK...]               run with the default parameters, in place
     notebooks.py export [--check]                finerweb/*.py and README.md
+    notebooks.py html [--to FOLDER] [NOTEBOOK...]  pages to be read in a browser, of a run's notebooks too
 """
 
 import argparse
@@ -177,15 +178,22 @@ def exported() -> dict[str, str]:
         return {name: wrapped(text) if GENERATED in text else text for name, text in modules(package).items()}
 
 
-def readme() -> str:
-    "README.md: the front door, nbs/index.ipynb, as markdown; pictures are files that the notebook links to."
-    from nbconvert import MarkdownExporter
-
-    nb = nbformat.read(NBS / "index.ipynb", as_version=4)
+def for_readers(path: Path):
+    "The notebook without its hidden cells and without what is said to nbdev."
+    nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide\b", c.source)]
     for c in nb.cells:
         if c.cell_type == "code":
             c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+    nb.cells = [c for c in nb.cells if c.source.strip()]
+    return nb
+
+
+def readme() -> str:
+    "README.md: the front door, nbs/index.ipynb, as markdown; pictures are files that the notebook links to."
+    from nbconvert import MarkdownExporter
+
+    nb = for_readers(NBS / "index.ipynb")
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out; the fences want it
     plain = ["text/markdown", "text/plain"]
     text = MarkdownExporter(config={"NbConvertBase": {"display_data_priority": plain}}).from_notebook_node(nb)[0]
@@ -216,19 +224,49 @@ def export(check: bool) -> int:
     return 0
 
 
+def page_name(path: Path) -> Path:
+    "Where the page of a notebook lies: as in nbs/, as in the checkout (runs/...), elsewhere by its last folders."
+    for folder in (NBS, ROOT):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).with_suffix(".html")
+    return Path(*path.parts[1:][-4:]).with_suffix(".html")
+
+
+def html(paths: list[Path], folder: Path) -> int:
+    "A page a notebook, in `folder`; it loads nothing from elsewhere, and no line runs out of it."
+    from nbconvert import HTMLExporter
+
+    elsewhere = dict.fromkeys(("mathjax_url", "require_js_url", "mermaid_js_url", "jupyter_widgets_base_url"), "")
+    exporter = HTMLExporter(embed_images=True, **elsewhere)
+    style = f"<style>\n{(NBS / 'styles.css').read_text(encoding='utf-8')}</style>\n</head>"
+    for path in paths:
+        nb, page = for_readers(path), page_name(path)
+        nb.cells = [c for c in nb.cells if BADGES not in c.source]  # pictures from elsewhere
+        resources = {"metadata": {"name": page.with_suffix("").as_posix(), "path": str(path.parent)}}
+        text, _ = exporter.from_notebook_node(nb, resources)
+        text = re.sub(r'<script src=""[^>]*>\s*</script>', "", text).replace("</head>", style, 1)
+        write(folder / page, re.sub(r'(href="(?!\w+:)[^"#]+)\.ipynb(?=["#])', r"\1.html", text))
+    print(f"{len(paths)} pages in {folder}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("header", "run", "export"):
+    for name in ("header", "run", "export", "html"):
         command = commands.add_parser(name)
-        if name != "run":
+        if name in ("header", "export"):
             command.add_argument("--check", action="store_true", help="change nothing; say what differs and exit 1")
+        if name == "html":
+            command.add_argument("--to", type=Path, default=ROOT / "_docs", help="the folder of the pages")
         if name != "export":
             command.add_argument("notebooks", nargs="*", type=Path)
     options = parser.parse_args()
     if options.command == "export":
         return export(options.check)
     paths = [p.resolve() for p in options.notebooks] or notebooks()
+    if options.command == "html":
+        return html(paths, options.to)
     return header(paths, options.check) if options.command == "header" else run(paths)
 
 

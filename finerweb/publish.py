@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED', 'released_row', 'sentences_of', 'set_statistics', 'sentence_statistics', 'variant_names',
-           'described', 'card_table', 'dataset_card']
+           'described', 'card_table', 'licence_of', 'dataset_card']
 
 # %% ../nbs/20_publish.ipynb #4fe3ee2a
 import html
@@ -122,6 +122,30 @@ def card_table(statistics: list[dict], variant: tuple[str, str, str]) -> Table:
         rows.append(row | ({"labels left in English": s["untranslated"]} if label_language == "target" else {}))
     return rows
 
+# %% ../nbs/20_publish.ipynb #7396a405
+_KNOWN = {
+    "apache-2.0": "The texts are the sample that comes with finerweb, under the Apache License 2.0.",
+    "odc-by": "The texts are from FineWeb, under the Open Data Commons Attribution License (ODC-By 1.0); Common "
+    "Crawl's terms of use apply too.",
+}
+_UNKNOWN = (
+    "The licence of the texts is not known. Before you share this dataset, find out whether you may, and make the "
+    "cards again: `finerweb run` with `--license NAME` (in a profile: `license: NAME`), for example `cc-by-4.0`."
+)
+
+
+def licence_of(source: str, license: str) -> tuple[str, str]:
+    """The licence of the texts, for the head of a card, and a sentence about it: `license` if there is one, else that
+    of the sample or of FineWeb, else "unknown"."""
+    of_fineweb = re.fullmatch(r"hub(:HuggingFaceFW/fineweb(-2|-edu)?([@/].*)?)?", source)
+    own = {"sample": "apache-2.0"}.get(source, "odc-by" if of_fineweb else "unknown")
+    name = license.lower() or own
+    if name == "unknown":
+        return name, _UNKNOWN
+    if name == own:
+        return name, _KNOWN[name]
+    return name, f"The texts are under {name}, say those who made this dataset."
+
 # %% ../nbs/20_publish.ipynb #569f6a61
 def dataset_card(
     variant: tuple[str, str, str],  # annotator, label language, granularity
@@ -130,6 +154,7 @@ def dataset_card(
     run: str,
     teachers: list[dict],
     missing: dict[str, str],  # output that the run lacks -> reason
+    licence: tuple[str, str],  # of the texts: its name for the model hub, and a sentence about it
 ) -> str:
     "The README of one variant, with a configuration for each language, the numbers of this run, and what it lacks."
     annotator, label_language, granularity = variant
@@ -152,7 +177,7 @@ task_categories:
 - token-classification
 language:
 {chr(10).join(f"- {s['language']}" for s in mine)}
-license: odc-by
+license: {licence[0]}
 configs:
 {chr(10).join(configs)}
 ---
@@ -161,7 +186,7 @@ configs:
 
 {by}{note} A row is {"a sentence" if granularity == "sentences" else "a passage"}; labels are {labels}.
 
-Made with finerweb, after [FiNERweb](https://arxiv.org/abs/2512.13884), from web text in FineWeb-2's form.
+Made with finerweb, after [FiNERweb](https://arxiv.org/abs/2512.13884). {licence[1]}
 Character spans are half-open code point offsets into `text`; token spans are half-open token numbers.
 
 In the folder that holds this one:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSLATION', 'GOOGLE_PRICE', 'translations', 'translate_label', 'label_examples', 'translation_request',
-           'read_translations', 'join_concepts', 'chat_translations', 'GoogleTranslation', 'google_translations',
-           'check_translator', 'make_google', 'own_translations', 'translate_labels']
+           'read_translations', 'join_concepts', 'second_batch', 'chat_translations', 'GoogleTranslation',
+           'google_translations', 'check_translator', 'make_google', 'own_translations', 'translate_labels']
 
 # %% ../nbs/17_translate.ipynb #e158afa3
 import json
@@ -160,6 +160,11 @@ def _lacking_row(label: str, language: str, reason: tuple[str, str]) -> dict:
     return {"id": label, "language": language, "reason": reason[0], "detail": reason[1], "text": label}
 
 
+def second_batch(batch: int) -> int:
+    "How many labels a request of the second round has, where those of the first have `batch`."
+    return max(1, batch // 4)
+
+
 def chat_translations(
     chat: ChatModel,
     labels: dict[str, list[str]],  # with examples
@@ -172,7 +177,7 @@ def chat_translations(
     there is no reply at all."""
     rows, reasons, counts = {}, {}, Counter()
     waiting = list(labels)
-    for ask_all, size in ((answered, batch), (ask, max(1, batch // 4))):
+    for ask_all, size in ((answered, batch), (ask, second_batch(batch))):
         groups = [waiting[i : i + size] for i in range(0, len(waiting), size)]
         requests = [translation_request({x: labels[x] for x in group}, language, sampling) for group in groups]
         answers, numbers = ask_all(chat, requests)

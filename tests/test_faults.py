@@ -188,13 +188,17 @@ def test_each_language_fails_for_its_own_reason_and_the_others_go_on(finerweb, p
     (pages / "fin.parquet").write_bytes(b"PAR1 this is no parquet PAR1")
     ended = finerweb(tmp_path, "run", "small.yaml", "--source", "pages", "--stages", "11_rate,12_filter")
     assert ended.returncode == FAILED, ended.stdout + ended.stderr
-    errors = dict(re.findall(r"^(10_corpus (?:fin|swh|tha)|12_filter): (.*)$", ended.stdout, re.MULTILINE))
-    no_text = "swh.parquet has no column 'text', only body, id; FineWeb-2's columns are text, id"
+    errors = dict(re.findall(r"^(10_corpus (?:fin|swh|tha)): (.*)$", ended.stdout, re.MULTILINE))
+    no_text = "swh.parquet has no column 'text', only body, id; if 'body' is the text, add --text-column body"
     assert no_text in errors["10_corpus swh"]
     assert "none of the 1 files of the source can be read" in errors["10_corpus fin"]
     assert "fin.parquet" in errors["10_corpus fin"]
     assert "no usable document of tha (no document at all)" in errors["10_corpus tha"]
-    assert "not begun: needs 11_rate fin/lexicon, which failed" in errors["12_filter"]
+    pattern = r"^(\d) tasks wait for 10_corpus (fin|swh|tha), which failed: (.*)$"
+    waiting = re.findall(pattern, ended.stdout, re.MULTILINE)
+    assert sorted((code, int(count)) for count, code, _ in waiting) == [("fin", 3), ("swh", 2), ("tha", 2)]
+    assert "12_filter" in next(labels for _, code, labels in waiting if code == "fin")
+    assert "not begun" not in ended.stdout
     run = tmp_path / "runs" / "small"
     finished_folders = {p.parent.relative_to(run).as_posix() for p in run.rglob("meta.json")}
     assert finished_folders == {"10_corpus/eng", "11_rate/eng/lexicon", "11_rate/eng/patterns"}
@@ -232,7 +236,9 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     assert ended.returncode == FAILED, ended.stdout + ended.stderr
     failures = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("failed ")]
     assert failures[0] == "30_benchmarks", "a test set that cannot be had is told first"
-    assert set(failures) == {"30_benchmarks", "18_sentences", "19_judge", "33_binder", "35_evaluate"}
+    assert set(failures) == {"30_benchmarks", "18_sentences", "19_judge"}
+    waiting = "33_binder tiny, 35_evaluate tiny/sample-swh, 35_evaluate tiny/lost"
+    assert f"3 tasks wait for 18_sentences swh, which failed: {waiting}" in ended.stdout
     assert "benchmark 'lost': no data" in ended.stdout
     missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
     assert set(missing["20_publish"]) == {"18_sentences/swh"}

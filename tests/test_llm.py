@@ -26,14 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from finerweb.llm.batch import Batch, name_batch, note_batch, open_batches
-from finerweb.llm.budget import BudgetSpent, Prices, most_tokens
+from finerweb.llm.budget import BudgetSpent, Prices, estimate, most_tokens
 from finerweb.llm.cached import Remembered
 from finerweb.llm.chat import ChatReply, ChatRequest, Scripted, chat_request, failure, split_reasoning
 from finerweb.llm.endpoint import Endpoint
 from finerweb.llm.ledger import Ledger, claim, clear_dead, spent, stored_replies
 from finerweb.llm.protocol import read_completion
 from finerweb.llm.schema import fits
-from finerweb.llm.structured import ask, parse_reply
+from finerweb.llm.structured import ask, parse_reply, second_at_most
 from finerweb.llm.throttle import Hopeless
 from finerweb.teachers import check_teacher, make_teacher
 
@@ -459,7 +459,7 @@ def test_what_is_said_well_comes_back_whole(mentions):
         assert parse_reply(text, ENTITIES) == (stored, how)
 
 
-def test_cut_replies_are_asked_longer_and_never_unchanged():
+def test_cut_replies_are_asked_longer_once_and_never_unchanged():
     whole = json.dumps(server.good_answer("00" * 32))
 
     def cut(request: ChatRequest) -> ChatReply:
@@ -467,15 +467,73 @@ def test_cut_replies_are_asked_longer_and_never_unchanged():
         text = whole[: request.max_tokens]
         return ChatReply(text, "stop" if text == whole else "length", 1, len(text))
 
-    cutting = Scripted(cut)
-    (answer,), counts = ask(cutting, [replace(questions(1)[0], max_tokens=20)])
-    assert answer.how == "parsed" and counts["asked_again"] == len(cutting.requests) - 1 > 1
-    assert len({r.max_tokens for r in cutting.requests}) == len(cutting.requests)
+    length = len(whole)
+    for limit, how, asked in ((length, "parsed", 1), (length // 2 + 1, "parsed", 2), (length // 3, None, 2)):
+        cutting = Scripted(cut)
+        (answer,), counts = ask(cutting, [replace(questions(1)[0], max_tokens=limit)])
+        assert how in (None, answer.how) and len(cutting.requests) == asked == counts["asked_again"] + 1
+        assert [r.max_tokens for r in cutting.requests] == [limit, 2 * limit][:asked]
     endless = Scripted(lambda r: ChatReply(whole[:-9], "length", 1, r.max_tokens))
-    endless.max_tokens = 1000
+    endless.max_tokens = 300
     (answer,), counts = ask(endless, questions(1))
     assert answer.how == "salvaged", "what was whole is kept at the model's limit"
-    assert [r.max_tokens for r in endless.requests] == [200, 400, 800, 1000]
+    assert [r.max_tokens for r in endless.requests] == [200, 300]
+
+
+OSLO = '{"text": "Oslo", "label": "city"}'
+COMPLETE = {  # a reply that the limit cut -> (mentions in it, whether it is asked again)
+    '{"entities": [' + OSLO + "]}" + " " * 900: (1, False),
+    '{"entities": [' + OSLO + "]}\n" + ('{"entities": [' + OSLO + "]}\n") * 30 + '{"ent': (1, False),
+    '{"entities": [' + ", ".join(f'{{"text": "place {n}", "label": "x"}}' for n in range(12)) + ', {"te': (10, False),
+    '{"entities": [' + f"{OSLO}, " * 30 + '{"text"': (10, False),
+    '{"entities": [{"text": "Nyeri", "label": "town"}, {"text": "Oslo", "label": "' + "x, " * 200: (1, False),
+    "I think that the passage names Oslo, and " + "then Oslo, and then Nairobi, and " * 30: (None, False),
+    '{"entities": [' + OSLO + ', {"text": "Nai': (1, True),
+    '{"entities": [{"text": "Nai': (None, True),
+}
+
+
+@pytest.mark.parametrize("text", COMPLETE, ids=range(len(COMPLETE)))
+def test_a_reply_at_its_limit_is_asked_again_only_where_something_was_cut(text):
+    looping = Scripted(lambda r: ChatReply(text, "length", 1, r.max_tokens))
+    mentions, is_cut = COMPLETE[text]
+    (answer,), counts = ask(looping, questions(1))
+    assert (answer.value and len(answer.value["entities"])) == mentions
+    assert counts["asked_again"] == is_cut and len(looping.requests) == 1 + is_cut
+
+
+WORST = {
+    "cut for ever": lambda request: ('{"entities": [{"te', "length"),
+    "never JSON": lambda request: ("Samahani.", "stop"),
+    "no JSON, then cut": lambda request: ("Sorry." if "no JSON" not in request.messages[-1][1] else "{", "length"),
+}
+
+
+@pytest.mark.parametrize("kind", WORST)
+def test_at_most_covers_the_worst_that_a_model_can_do(kind, tmp_path):
+    def worst_reply(request: ChatRequest) -> ChatReply:
+        text, finish_reason = WORST[kind](request)
+        return ChatReply(text, finish_reason, most_tokens(request), request.max_tokens)
+
+    price, ledger, requests = Prices(3.0, 7.0, "x"), Ledger(tmp_path / "ledger.sqlite"), questions(5)
+    chat = Remembered(Scripted(worst_reply), ledger, account="t", price=price, max_tokens=350)
+    ask(chat, requests)
+    following = [second_at_most(request, 350) for request in requests]
+    bill = estimate(requests, price, reply_tokens=20, again=following)
+    assert bill.money < spent(ledger, "t")["money"] <= bill.money_at_most
+    ledger.close()
+
+
+def test_a_better_reader_reads_kept_replies_for_free(tmp_path, monkeypatch):
+    script = Scripted(lambda request: '[{"text": "Oslo", "label": "city"}]')
+    for reader, how in ((lambda text, schema: (None, "refused"), "refused"), (parse_reply, "repaired")):
+        monkeypatch.setattr("finerweb.llm.structured.parse_reply", reader)
+        for _ in range(2):
+            chat = Remembered(script, Ledger(tmp_path / "ledger.sqlite"), account="t", price=FREE)
+            answers, _ = ask(chat, questions(3))
+            assert [answer.how for answer in answers] == [how] * 3
+            assert len(script.requests) == 6, "none is paid for again"
+            chat.ledger.close()
 
 
 def test_what_thinking_models_write_is_not_the_answer():

@@ -391,6 +391,7 @@ def test_a_notebook_opened_alone_makes_only_what_it_reads_and_shows_how_far_it_i
     assert made == {"10_corpus/swh"}
     printed = capsys.readouterr().out
     assert "10_corpus/swh of the run 'demo' is not there yet" in printed and "1 tasks done, last 10_corpus" in printed
+    assert f"made now, once, in {tmp_path / 'demo'}" in printed.splitlines()[0]
 
 
 # --- the other words of the command line

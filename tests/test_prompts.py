@@ -164,8 +164,6 @@ REPLIES = [
     "null",
     "[]",
     "{}",
-    "4",
-    '"4"',
     "true",
     "\x00",
     "\ud800",
@@ -175,14 +173,12 @@ REPLIES = [
     "[" * 100_000,
     "{" * 100_000,
     "a" * 5_000_000,
-    '{"score": 4',
     '{"score": 0, "justification": "x"}',
     '{"score": 5, "justification": "x"}',
     '{"score": 3.5, "justification": "x"}',
     '{"score": NaN, "justification": "x"}',
     '{"score": 1e400, "justification": "x"}',
     '{"score": [4], "justification": "x"}',
-    '{"score": 4}',
     '{"score": true, "justification": "x"}',
     '{"score": -1, "justification": {}}',
     '{"entities": {"text": "Oslo"}}',
@@ -229,6 +225,13 @@ def test_ratings_lie_on_the_scale_however_they_are_written(written, score):
     justification = row["justification"]
     assert len(justification.split()) == 100 and justification.isprintable()
     assert MARKUP not in Table([{"why": justification}])._repr_html_()
+
+
+@pytest.mark.parametrize("reply", ["4", '"4"', '{"score": 4}', '{"score": 4', "**Score: 4**", "```json\n[4]\n```"])
+def test_a_score_without_a_reason_is_a_score_where_its_meaning_is_plain(reply):
+    rated, dropped, counts = rate_passages(Scripted(lambda request: reply), LESSON[:1], SAMPLING, **LIMITS)
+    assert [row["score"] for row in rated] == ([] if "[" in reply else [4.0]) and len(rated) + len(dropped) == 1
+    assert counts["asked_again"] == len(dropped)
 
 
 def test_mentions_of_a_misled_model_are_stored_escaped_and_dropped_if_not_in_the_text():

@@ -333,6 +333,27 @@ def test_header_goes_in_once_and_changes_nothing_else(frame, tmp_path):
     assert f"{SETTINGS['user']}/{SETTINGS['repo']}/blob/{SETTINGS['branch']}/nbs/11_rate.ipynb" in now[1].source
 
 
+def test_a_page_wraps_its_lines_escapes_text_and_loads_nothing_from_elsewhere(frame, tmp_path):
+    code = nbformat.v4.new_code_cell("#| hide_line\nx = '" + "long " * 60 + "<script>alert(1)</script>'")
+    code.outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="<script>alert(2)</script>"),
+        nbformat.v4.new_output("execute_result", data={"text/plain": "<script>alert(3)</script>"}),
+    ]
+    cells = [
+        nbformat.v4.new_markdown_cell("# page\n\n> A page. [another](00_data.ipynb#mentions)"),
+        *frame.header_cells("page.ipynb"),
+        code,
+    ]
+    path = tmp_path / "page.ipynb"
+    path.write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)) + "\n", encoding="utf-8")
+    assert frame.html([path], tmp_path / "pages") == 0
+    (page,) = (tmp_path / "pages").rglob("page.html")
+    text = page.read_text(encoding="utf-8")
+    assert "white-space: pre-wrap !important" in text and "<script>alert" not in text and "alert" in text
+    assert 'href="00_data.html#mentions"' in text and "importlib" not in text and "hide_line" not in text
+    assert not re.findall(r"""<(?:script|img|link)[^>]*(?:src|href)=["'](?:https?:)?//[^"']*""", text)
+
+
 class Pip:
     """Runs the install cell where finerweb is missing, in a current folder and with an input folder of its own, and
     keeps what pip is told."""
@@ -578,6 +599,29 @@ def test_task_is_told_every_parameter(path):
         assert all(k == v for k, v in pairs.items())
 
 
+@each_stage
+def test_lists_and_mappings_may_be_given_as_text(path):
+    source = next(c.source for c in read(path).cells if "parameters" in c.metadata.get("tags", ()))
+    kinds = {line.target.id: ast.unparse(line.annotation) for line in ast.parse(source).body}
+    wanted = {f"{n} = from_text('{n}', {n}, {kind})" for n, kind in kinds.items() if kind in ("list", "dict")}
+    lines = [ast.unparse(n) for c in code(path) if directive(c, "eval: *false") for n in tree(c).body]
+    calls = set(lines[: next(n for n, line in enumerate(lines) if "Task(home" in line)])
+    assert wanted <= calls, f"papermill -p gives text: add {sorted(wanted - calls)} in a run cell before Task(...)"
+
+
+def test_papermill_gives_a_mapping_as_text(tmp_path):
+    def executed(benchmark: str) -> Path:
+        words = {"home": str(tmp_path), "benchmark": benchmark}
+        papermill.execute_notebook(
+            str(ROOT / "nbs/30_benchmarks.ipynb"), str(tmp_path / "out.ipynb"), parameters=words, progress_bar=False
+        )
+        return tmp_path / "demo/30_benchmarks/sample-swh/rows.parquet"
+
+    assert executed('{"name": "sample-swh"}').is_file()
+    with pytest.raises(papermill.PapermillExecutionError, match="benchmark is 'sample-swh', expected a mapping"):
+        executed("sample-swh")
+
+
 # Modules
 
 
@@ -606,7 +650,7 @@ def test_places_are_unique_and_modules_are_called_as_their_notebooks():
 
 
 def test_the_top_of_nbs_holds_stages_and_common_ground_and_the_rest_lies_in_rooms():
-    top = {p.name for p in (ROOT / "nbs").iterdir() if not p.name.startswith(".")} - {"images", "runs"}
+    top = {p.name for p in (ROOT / "nbs").iterdir() if not p.name.startswith(".")} - {"images", "runs", "styles.css"}
     rooms = {"03_text", "04_llm", "05_weak", "06_models", "08_source", "32_student", "60_runner", "70_studies"}
     ground = {f"{name}.ipynb" for name in ("index", "00_data", "01_languages", "02_store", "07_metrics", "09_teachers")}
     assert top == rooms | ground | {p.name for p in STAGES}

@@ -105,7 +105,7 @@ def may_be_empty(schema: dict) -> bool:
 
 def _fit_object(value: dict, schema: dict, losses: Counter, *, listed: bool) -> object:
     properties, required = schema.get("properties", {}), schema.get("required", ())
-    empty = {k: "" for k in required if k not in value and may_be_empty(properties.get(k, {}))}
+    empty = {k: "" for k in required if value.get(k) is None and may_be_empty(properties.get(k, {}))}
     losses["property"] += len(empty)
     value = value | empty
     parts = {k: _fit(v, properties[k], losses, listed=listed) for k, v in value.items() if k in properties}

@@ -123,6 +123,9 @@ _RUNNERS_OWN = {
 }  # fmt: skip
 
 
+_READING = ("source", "columns", "text_documents")  # what is set for 10_corpus, 13_select reads by too
+
+
 def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> dict:
     "The parameters that all tasks of a stage have. Raises ValueError for one that is no profile's to set."
     parameters = notebook_parameters(stage.name)
@@ -131,10 +134,13 @@ def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> 
         hint = "change the profile, or --run, --home, --languages"
         raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; {hint}")
     shared = {
-        "source": profile.source, "languages": profile.languages, "teachers": profile.teachers,
+        "source": profile.source, "columns": profile.columns, "text_documents": profile.text_documents,
+        "license": profile.license, "languages": profile.languages, "teachers": profile.teachers,
         "translator": profile.translator, "judge": profile.judge, "students": profile.students,
         "benchmarks": profile.benchmarks, "filter": next(iter(axes["filter"])), "filters": list(axes["filter"]),
     }  # fmt: skip
+    corpus = profile.stages.get("10_corpus", {})
+    shared |= {name: corpus[name] for name in _READING if name in corpus}
     defaults = {name: default for name, (_, default) in parameters.items() if name not in ("home", "run")}
     return defaults | {name: value for name, value in shared.items() if name in parameters} | own
 

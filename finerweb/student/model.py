@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_SCORES', 'MOST_SPANS', 'candidate_spans', 'strongest', 'SpanBinderConfig', 'SpanScorer', 'SpanBinder',
-           'score_batch', 'unread_texts', 'warn_of_unread', 'predict_spans']
+           'score_batch', 'warn_of_unread', 'predict_spans']
 
 # %% ../../nbs/32_student/05_model.ipynb #42f30e48
 import math
@@ -17,14 +17,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from ..data import Entity, storable
+from ..data import Entity
 from ..models.char_encoder import CharEncoderConfig, load_encoder
 from .decoding import flat, threshold_of, uncrossed
 from .folder import InFolder, check_encoder
 from .labels import check_labels, read_labels
 from .losses import SPAN, Contrast
 from finerweb.student.windows import (
-    MOST_UNREAD,
     Window,
     collate,
     cut_windows,
@@ -32,7 +31,7 @@ from finerweb.student.windows import (
     most_units,
     read_texts,
     text_blocks,
-    unread_letters,
+    unread_texts,
 )  # fmt: skip
 from ..text.progress import progress_bar
 
@@ -301,18 +300,6 @@ def score_batch(
         yield from zip(rows, firsts, lasts, label[kept].tolist(), score[kept].tolist(), strict=True)
 
 # %% ../../nbs/32_student/05_model.ipynb #6537d8b6
-def unread_texts(model: SpanBinder, first: int, texts: Sequence[str], windows: Sequence[Window]) -> set[int]:
-    """The numbers of the `texts`, counted from `first`, with a window whose letters the student's tokenizer lacks for a
-    tenth or more (`MOST_UNREAD`)."""
-    unknown, numbers = model.text_tokenizer.unk_token_id, set()
-    for window in windows:
-        if unknown in window.ids:
-            unread, letters = unread_letters(storable(texts[window.text - first]), window, unknown)
-            if unread > MOST_UNREAD * letters:
-                numbers.add(window.text)
-    return numbers
-
-
 def warn_of_unread(model: SpanBinder, texts: Sequence[str], numbers: set[int]) -> None:
     "Warns once of the texts with these numbers, which the student cannot read."
     if numbers:
@@ -337,7 +324,7 @@ def predict_spans(
             for begin, block in text_blocks(texts):
                 least = [threshold_of(model.config, text) if threshold is None else threshold for text in block]
                 readable, counted = [w for w in model.windows(begin, *block) if any(w.can_start)], set()
-                unread |= unread_texts(model, begin, block, readable)
+                unread |= unread_texts(begin, block, readable, model.text_tokenizer)
                 for windows in group_windows(readable, most=batch_size, budget=most_units(model.device)):
                     floors = [least[w.text - begin] for w in windows]
                     for row, first, last, label, score in score_batch(model, windows, vectors, floors, exact):

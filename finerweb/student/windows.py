@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'MOST_UNREAD', 'Units', 'case_of', 'read_units', 'read_texts', 'text_blocks', 'unread_letters',
-           'unread_share', 'Window', 'cut_windows', 'most_units', 'group_windows', 'frame', 'collate']
+           'unread_texts', 'unread_share', 'Window', 'cut_windows', 'most_units', 'group_windows', 'frame', 'collate']
 
 # %% ../../nbs/32_student/00_windows.ipynb #1d1dc945
 from collections.abc import Iterator, Sequence
@@ -105,6 +105,17 @@ def unread_letters(text: str, pieces: "Units | Window", unknown: int | None) -> 
     places = (place for i, place in zip(pieces.ids, pieces.offsets, strict=True) if i != unknown)
     read = {n for start, end in places for n in range(start, end)}
     return len(letters - read), len(letters)
+
+
+def unread_texts(first: int, texts: Sequence[str], windows: Sequence["Window"], tokenizer) -> set[int]:
+    "The numbers of the `texts`, counted from `first`, with a window of whose letters it lacks `MOST_UNREAD` or more."
+    unknown, numbers = tokenizer.unk_token_id, set()
+    for window in windows:
+        if unknown in window.ids:
+            unread, letters = unread_letters(storable(texts[window.text - first]), window, unknown)
+            if unread > MOST_UNREAD * letters:
+                numbers.add(window.text)
+    return numbers
 
 
 def unread_share(texts: Sequence[str], tokenizer) -> float:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'COLUMN_WIDTH', 'STAGE_ROWS', 'Piece', 'mention_pieces', 'text_groups', 'broken_lines', 'SvgRow',
-           'svg_table', 'richest', 'entities_inside', 'sentence_column']
+           'PlacedLine', 'placed_lines', 'svg_table', 'richest', 'entities_inside', 'sentence_column']
 
 # %% ../../nbs/03_text/06_stage_picture.ipynb #c4e83f25
 import html
@@ -25,16 +25,17 @@ _OTHER = "#555555"  # the colour of any other type
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    "Characters in one style: those of a mention, of a label, or (without a colour) of neither."
+    "Characters in one style; `size` is in pixels."
     text: str
-    colour: str = ""
-    is_label: bool = False
+    colour: str = "#222222"
+    size: int = 15
+    bold: bool = False
 
 
 def mention_pieces(text: str, label: str) -> list[Piece]:
     "A mention and its label."
     colour = COLOURS.get(broader(label), _OTHER)
-    return [Piece(text, colour), Piece(f" {label}", colour, is_label=True)]
+    return [Piece(text, colour, bold=True), Piece(f" {label}", colour, size=12)]
 
 
 def text_groups(text: str, entities: Sequence[Entity], language: str) -> list[list[Piece]]:
@@ -60,16 +61,12 @@ def text_groups(text: str, entities: Sequence[Entity], language: str) -> list[li
     return [group for group in groups if group]
 
 # %% ../../nbs/03_text/06_stage_picture.ipynb #d9f96623
-_SIZE, _LINE = 15, 23  # pixels: of the letters, from line to line
-
-
 def _width(piece: Piece) -> float:
     "An upper bound of a piece's width in pixels."
     narrow = sum(c in " .,;:ilIjtfr'" for c in piece.text)
-    marks = sum(unicodedata.category(c) == "Mn" for c in piece.text)  # they stand above or below another character
+    marks = sum(unicodedata.category(c) in ("Mn", "Cf") for c in piece.text)  # they have no place of their own
     letters = 0.3 * narrow + 0.6 * (len(piece.text) - narrow - marks)
-    scale = 0.8 if piece.is_label else 1.06 if piece.colour else 1.0  # small letters, bold ones, plain ones
-    return _SIZE * scale * letters
+    return piece.size * (1.06 if piece.bold else 1.0) * letters
 
 
 def broken_lines(groups: Sequence[Sequence[Piece]], *, width: int) -> list[list[Piece]]:
@@ -86,7 +83,7 @@ def broken_lines(groups: Sequence[Sequence[Piece]], *, width: int) -> list[list[
     return lines
 
 # %% ../../nbs/03_text/06_stage_picture.ipynb #6f901d45
-_LEFT, _COLUMN, _GAP = 170, 330, 24  # pixels: of the row titles, of a column, between columns
+_LEFT, _COLUMN, _GAP, _LINE = 170, 330, 24, 23  # pixels: of the titles, a column, between columns, from line to line
 _FONTS = "Helvetica, Arial, 'Noto Sans', 'Noto Sans Thai', 'Leelawadee UI', Thonburi, sans-serif"
 COLUMN_WIDTH = _COLUMN
 
@@ -99,28 +96,52 @@ class SvgRow:
     columns: list[list[list[Piece]]]
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedLine:
+    "A line of text: the pixel at which it begins, and whether it runs to the left from there."
+    x: int
+    y: int
+    pieces: list[Piece]
+    to_left: bool = False
+
+
+def _runs_to_left(text: str) -> bool:
+    "Whether the first letter is of a script that is read from right to left."
+    directions = map(unicodedata.bidirectional, text)
+    return next((d for d in directions if d in ("L", "R", "AL")), "L") != "L"
+
+
+def placed_lines(heads: Sequence[str], rows: Sequence[SvgRow]) -> tuple[list[PlacedLine], list[int], int, int]:
+    "The lines of the table, the heights at which a rule goes across, and the table's width and height."
+    column_at = [_LEFT + n * (_COLUMN + _GAP) for n in range(len(heads))]
+    y, rules = 58, []
+    placed = [PlacedLine(x, 34, [Piece(head, size=18, bold=True)]) for x, head in zip(column_at, heads, strict=True)]
+    for row in rows:
+        rules.append(y - 8)
+        placed.append(PlacedLine(16, y + 16, [Piece(row.title, bold=True)]))
+        placed.append(PlacedLine(16, y + 36, [Piece(row.subtitle, "#666666", size=12)]))
+        for x, lines in zip(column_at, row.columns, strict=True):
+            to_left = _runs_to_left("".join(piece.text for line in lines for piece in line))
+            start = x + _COLUMN if to_left else x
+            placed += [PlacedLine(start, y + 16 + n * _LINE, line, to_left) for n, line in enumerate(lines)]
+        y += max(2, *(len(lines) for lines in row.columns)) * _LINE + 18
+    return placed, rules, _LEFT + len(heads) * (_COLUMN + _GAP), y
+
+# %% ../../nbs/03_text/06_stage_picture.ipynb #95590493
 def _tspan(piece: Piece) -> str:
-    style = ' font-size="12"' if piece.is_label else ' font-weight="bold"' if piece.colour else ""
-    return f'<tspan fill="{piece.colour or "#222222"}"{style}>{html.escape(piece.text)}</tspan>'
+    style = f'fill="{piece.colour}" font-size="{piece.size}"' + (' font-weight="bold"' if piece.bold else "")
+    return f"<tspan {style}>{html.escape(piece.text)}</tspan>"
 
 
 def svg_table(heads: Sequence[str], rows: Sequence[SvgRow]) -> str:
     "The SVG of `rows` under the column titles `heads`."
-    width, y, parts = _LEFT + len(heads) * (_COLUMN + _GAP), 58, []
-    column_at = [_LEFT + n * (_COLUMN + _GAP) for n in range(len(heads))]
-    for x, head in zip(column_at, heads, strict=True):
-        parts.append(f'<text x="{x}" y="34" font-weight="bold" font-size="18">{html.escape(head)}</text>')
-    for row in rows:
-        parts.append(f'<line x1="16" x2="{width - 8}" y1="{y - 8}" y2="{y - 8}" stroke="#cccccc"/>')
-        parts.append(f'<text x="16" y="{y + 16}" font-weight="bold">{html.escape(row.title)}</text>')
-        parts.append(f'<text x="16" y="{y + 36}" font-size="12" fill="#666666">{html.escape(row.subtitle)}</text>')
-        for x, lines in zip(column_at, row.columns, strict=True):
-            for n, line in enumerate(lines):
-                spans = "".join(map(_tspan, line))
-                parts.append(f'<text x="{x}" y="{y + 16 + n * _LINE}" xml:space="preserve">{spans}</text>')
-        y += max(2, *(len(lines) for lines in row.columns)) * _LINE + 18
-    size = f'viewBox="0 0 {width} {y}" width="{width}" height="{y}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONTS}" font-size="{_SIZE}">'
+    placed, rules, width, height = placed_lines(heads, rows)
+    parts = [f'<line x1="16" x2="{width - 8}" y1="{y}" y2="{y}" stroke="#cccccc"/>' for y in rules]
+    for line in placed:
+        at = f'x="{line.x}" y="{line.y}"' + (' direction="rtl"' if line.to_left else "")
+        parts.append(f'<text {at} xml:space="preserve">{"".join(map(_tspan, line.pieces))}</text>')
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONTS}">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="#ffffff"/>', *parts, "</svg>", ""])
 
 # %% ../../nbs/03_text/06_stage_picture.ipynb #3152b99a
@@ -173,7 +194,10 @@ def sentence_column(
 
     annotated = []
     for teacher, entities in mentions.items():
-        groups = [[*mention_pieces(text[e.start : e.end], e.label), Piece("; ")] for e in entities]
+        names = {e: text[e.start : e.end] for e in entities}
+        # Marks that keep a name in letters from right to left together in a line of the other direction.
+        names = {e: f"\u2068{name}\u2069" if _runs_to_left(name) else name for e, name in names.items()}
+        groups = [[*mention_pieces(name, e.label), Piece("; ")] for e, name in names.items()]
         groups = groups[:-1] + [groups[-1][:-1]] if groups else [[Piece("nothing")]]
         annotated += lines([[Piece(f"{teacher}: ")], *groups])
     labels = dict.fromkeys(e.label for e in merged)
