@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import untrained
 from typer.testing import CliRunner
 
 from finerweb.data import asset
@@ -369,3 +370,12 @@ def test_predict_prints_its_lines_and_nothing_else(finished, finerweb):
     ended = finerweb(folder, "predict", "runs/small/33_binder/tiny", *words)
     assert ended.returncode == DONE and ended.stderr == ""
     assert all(json.loads(line)["label"] == "person" for line in ended.stdout.splitlines())
+
+
+def test_predict_warns_in_a_line_of_texts_that_the_student_cannot_read(tmp_path, finerweb):
+    untrained("minilm").save_pretrained(tmp_path / "latin")
+    texts = ("Wangari Maathai", "ዋንጋሪ ማታይ በኬንያ ተወለደች")
+    ended = finerweb(tmp_path, "predict", "latin", "--labels", "person", "--threshold", "1", *texts)
+    assert ended.returncode == DONE and ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("warning: 1 of 2 texts are written in letters that the student's BertTokenizer does not know")

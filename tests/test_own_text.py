@@ -27,8 +27,7 @@ from finerweb.source.documents import (
     Document,
     Dropped,
     documents,
-    files_not_read,
-    files_read,
+    lines_on_files,
     shard_documents,
     source_fingerprint,
 )
@@ -246,8 +245,9 @@ def test_a_file_named_after_another_language_is_left_out_aloud(tmp_path, capsys)
     assert [s.name for s in local_shards(str(tmp_path), "arb")] == ["arb_Arab.csv"]
     assert list(documents(str(tmp_path), "fin", seed=1)) == []
     assert "3 named after another language (THA.txt, arb_Arab.csv, swh.jsonl)" in capsys.readouterr().out
-    assert files_not_read(str(tmp_path), ["swh", "tha", "arb"]) == ""
-    assert files_read(str(tmp_path), ["swh", "tha"]) == f"read from {tmp_path}: 1 .jsonl, 1 .txt"
+    read, others = lines_on_files(str(tmp_path), ["swh", "tha"])
+    assert read == f"read from {tmp_path}: 1 .jsonl, 1 .txt" and "1 named after another language (arb_" in others
+    assert lines_on_files(str(tmp_path), ["swh", "tha", "arb"])[1] == ""
 
 
 def test_the_error_of_a_language_without_a_file_names_the_file(corpus, tmp_path):

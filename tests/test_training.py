@@ -476,8 +476,9 @@ def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, di
     ran = papermill.execute_notebook(root / "nbs" / "33_binder.ipynb", str(folder / "out.ipynb"), parameters=parameters)
     printed = "".join(o.get("text", "") for c in ran.cells for o in c.get("outputs", ()) if o.get("name") == "stdout")
     done = folder / "small" / "33_binder" / "one"
-    counts = json.loads((done / "meta.json").read_text(encoding="utf-8"))["counts"]
-    return printed, counts, (done / "model" / "README.md").read_text(encoding="utf-8")
+    meta = json.loads((done / "meta.json").read_text(encoding="utf-8"))
+    assert all(note in printed for note in meta["notes"]), "the summary of the run says it too"
+    return printed, meta["counts"], (done / "model" / "README.md").read_text(encoding="utf-8")
 
 
 SWAHILI, AMHARIC = "Wangari alizaliwa Nyeri nchini Kenya.", "ዋንጋሪ ማታይ በኬንያ ተወለደች"

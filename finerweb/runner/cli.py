@@ -8,6 +8,7 @@ __all__ = ['app', 'run_shown', 'run', 'estimate', 'status', 'profiles', 'new', '
 # %% ../../nbs/60_runner/08_cli.ipynb #eceb1205
 import json
 import sys
+import warnings
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Annotated, Optional
@@ -302,7 +303,12 @@ def predict(
         student = load_student(model)
     except (OSError, ValueError, RuntimeError) as error:
         raise _stop(f"no student in {model!r}: {error}") from None
-    for n, entities in enumerate(student.predict(texts, types, threshold=threshold, progress=False)):
+    with warnings.catch_warnings(record=True) as caught:
+        predictions = student.predict(texts, types, threshold=threshold, progress=False)
+    for warning in caught:
+        if warning.category is UserWarning:  # such as of texts that the student cannot read
+            print(f"warning: {warning.message}", file=sys.stderr)
+    for n, entities in enumerate(predictions):
         for e in entities:
             row = {"text": n, "start": e.start, "end": e.end, "label": e.label, "score": round(e.score, 3)}
             row["mention"] = texts[n][e.start : e.end]

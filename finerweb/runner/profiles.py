@@ -20,7 +20,7 @@ from ..languages import Language, packaged_languages, use_languages
 from ..languages import language as find_language
 from ..languages import languages as all_languages
 from .stages import STAGES, has_type, notebook_parameters, unknown_name
-from ..source.documents import check_columns, files_not_read, files_read
+from ..source.documents import check_columns, lines_on_files
 from ..text.own_languages import own_language
 from ..weak.own_teacher import with_code
 
@@ -158,9 +158,8 @@ def _take_own_languages(profile: Profile) -> None:
 
 def show_source(profile: Profile) -> None:
     "Prints which files of a source on this machine a run reads, and which it leaves out, and why."
-    for line in (files_read(profile.source, profile.languages), files_not_read(profile.source, profile.languages)):
-        if line:
-            print(line)
+    for line in filter(None, lines_on_files(profile.source, profile.languages)):
+        print(line)
 
 
 def show_own_languages(profile: Profile) -> None:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAITS', 'SPLIT_ADVICE', 'Document', 'document_of', 'passage_row', 'random_number', 'shards',
-           'files_not_read', 'files_read', 'check_columns', 'worth_retrying', 'error_text', 'rows_with_retries',
-           'shard_documents', 'documents', 'Dropped', 'source_fingerprint']
+           'lines_on_files', 'check_columns', 'worth_retrying', 'error_text', 'rows_with_retries', 'shard_documents',
+           'documents', 'Dropped', 'source_fingerprint']
 
 # %% ../../nbs/08_source/03_documents.ipynb #92cb7524
 import errno
@@ -28,13 +28,12 @@ from ..languages import language as find_language
 from .files import LONGEST, Shard
 from .rows import COLUMNS, shard_rows
 from finerweb.source.shards import (
+    file_lines,
     hub_folder,
     hub_shards,
     is_tag,
     language_tags,
-    left_out,
     local_shards,
-    read_files,
     tag_of,
 )
 
@@ -135,14 +134,9 @@ def shards(
     return sorted(files, key=lambda shard: (random_number(seed, shard.name), shard.name))
 
 # %% ../../nbs/08_source/03_documents.ipynb #7b1e5ebc
-def files_not_read(source: str, languages: list[str]) -> str:
-    "A line about the files that none of `languages` reads, and why; \"\" if there is none, for the sample and the hub."
-    return "" if source == "sample" or _on_hub(source) else left_out(source, languages)
-
-
-def files_read(source: str, languages: list[str]) -> str:
-    "A line about the files that `languages` read; \"\" for the sample and the hub."
-    return "" if source == "sample" or _on_hub(source) else read_files(source, languages)
+def lines_on_files(source: str, languages: list[str]) -> tuple[str, str]:
+    "(a line about the files that `languages` read, one about the others, and why), each \"\" where there is none."
+    return ("", "") if source == "sample" or _on_hub(source) else file_lines(source, languages)
 
 
 def check_columns(columns: dict[str, str]) -> None:
@@ -274,8 +268,9 @@ def documents(
     """The documents of `language` in `source`; what is left out is printed, in a line. Raises ValueError if no shard
     can be read, or the shard of `after` is gone."""
     files = shards(source, language, seed=seed, columns=columns, split=split)
-    if not after and (line := files_not_read(source, [language])):
-        print(line)
+    _, others = lines_on_files(source, [language])
+    if others and not after:
+        print(others)
     waiting = deque(_shards_after(files, *after) if after else [(shard, 0) for shard in files])
     left = pool or sys.maxsize
     share = math.ceil(pool / max(1, min(spread, len(files)))) if pool else sys.maxsize

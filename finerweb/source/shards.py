@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['hub_folder', 'hub_shards', 'of_language', 'language_tags', 'tag_of', 'is_tag', 'Listing', 'list_files',
-           'local_shards', 'files_of', 'left_out', 'read_files']
+           'local_shards', 'files_of', 'file_lines']
 
 # %% ../../nbs/08_source/02_shards.ipynb #bdda9512
 import glob
@@ -84,7 +84,8 @@ def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "")
     entry, files = find_language(language), sorted(files)
     usual = PurePosixPath(hub_folder("hub", language)).parts[3:]
     # FineWeb-2's layout: only this folder, for its test split and the pages it removed lie beside
-    in_usual_folder = [f for f in files if PurePosixPath(top, f).parent.parts[-len(usual) :] == usual]
+    above = PurePosixPath(top).parts
+    in_usual_folder = [f for f in files if (*above, *f.parent.parts)[-len(usual) :] == usual]
     if in_usual_folder:
         return in_usual_folder
     codes = {entry.iso639_3, entry.config.lower()}
@@ -238,22 +239,17 @@ def _nothing_to_read(source: str, listing: Listing) -> str:
     return f"source {source!r}: no file ends in {forms_read()}; {there}; give {forms}"
 
 
-def left_out(source: str, languages: list[str]) -> str:
-    "A line about the files of `source`, on this machine, that none of `languages` reads, and why; or \"\"."
+def file_lines(source: str, languages: list[str]) -> tuple[str, str]:
+    """Two lines about the files of `source`, on this machine: how many of each ending `languages` read, and what none
+    of them reads, and why; the second is \"\" if all is read."""
     listing = list_files(source)
     used = set().union(*(files_of(listing, language) for language in languages))
+    counts = Counter(sorted(ending(file.name) for file in used))
     unused = {f: _why_other(f) for f in listing.files if f not in used}
     others = _by_reason(listing.others | unused)
-    return f"left out of {source}: {others}" if others else ""
+    read = ", ".join(f"{n} {end}" for end, n in counts.most_common()) or "no file"
+    return f"read from {source}: {read}", f"left out of {source}: {others}" if others else ""
 
 
 def _why_other(file: PurePosixPath) -> str:
     return "named after another language" if any(map(_is_language, _names(file))) else "beside those named after it"
-
-
-def read_files(source: str, languages: list[str]) -> str:
-    "A line about the files of `source`, on this machine, that `languages` read, by the ends of their names."
-    listing = list_files(source)
-    used = set().union(*(files_of(listing, language) for language in languages))
-    counts = Counter(sorted(ending(file.name) for file in used))
-    return f"read from {source}: {', '.join(f'{n} {end}' for end, n in counts.most_common()) or 'no file'}"
