@@ -244,8 +244,9 @@ def file_lines(source: str, languages: list[str]) -> tuple[str, str]:
     of them reads, and why; the second is \"\" if all is read."""
     listing = list_files(source)
     used = set().union(*(files_of(listing, language) for language in languages))
-    counts = Counter(sorted(ending(file.name) for file in used))
+    counts = Counter(sorted(ending(f.name) for f in used if not listing.files[f]))
     unused = {f: _why_other(f) for f in listing.files if f not in used}
+    unused |= {f: "that cannot be opened" for f in used if listing.files[f]}
     others = _by_reason(listing.others | unused)
     read = ", ".join(f"{n} {end}" for end, n in counts.most_common()) or "no file"
     return f"read from {source}: {read}", f"left out of {source}: {others}" if others else ""
