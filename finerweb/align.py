@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 from .data import Entity, Mention
-from .text.matching import Places
+from .text.loose_matching import LoosePlaces
 
 # %% ../nbs/15_align.ipynb #bff5083e
 _Span = tuple[int, int]  # start, end
@@ -132,7 +132,7 @@ class _Placing:
     "The default rule at work: which mention stands where, and why the others stand nowhere."
 
     def __init__(self, text: str, mentions: list[Mention]) -> None:
-        self.text, self.mentions, self.places = text, mentions, Places(text)
+        self.text, self.mentions, self.places = text, mentions, LoosePlaces(text)
         self.spans: dict[int, _Span] = {}  # number of a mention -> its place
         self.reasons: dict[int, str] = {}  # number of a mention -> why it has none
         self.candidates: dict[int, list[_Span]] = {}  # number of a mention without a place of its own -> all its places
