@@ -556,3 +556,78 @@ def test_the_stage_writes_its_set_and_what_it_could_not_read(folder, root):
     assert pq.read_table(output / "dropped.parquet").to_pylist()[0]["detail"].startswith("test.jsonl.gz:2: ")
     counts = json.loads((output / "meta.json").read_text(encoding="utf-8"))["counts"]
     assert (counts["passages"], counts["entities"], counts["unreadable"], counts["labels"]) == (2, 2, 1, ["person"])
+
+
+@pytest.mark.parametrize("code", ["mr", "mar", "mar_Deva", "Marathi", "mr-IN"])
+def test_a_language_may_stand_there_by_any_code(code):
+    entry = benchmark_entry({"name": "x", "path": "x", "language": code})
+    assert (entry["language"], entry["script"]) == ("mar", "Deva")
+    assert is_met(entry, {"name": "a", "languages": ["mar"]}, [])
+
+
+def test_codes_of_iso_639_2_and_macrolanguages():
+    expected = {"ger": "deu", "chi": "cmn", "zho": "cmn", "swa": "swh", "ara": "arb", "per": "fas", "eng_Latn": "eng"}
+    assert {c: benchmark_entry({"name": "x", "path": "x", "language": c})["language"] for c in expected} == expected
+    own = benchmark_entry({"name": "x", "path": "x", "language": "ltz_Latn"})
+    assert (own["language"], own["script"]) == ("ltz", "Latn")
+    with pytest.raises(ValueError, match="language 'lb' is unknown here; write its ISO 639-3 code, and add script"):
+        benchmark_entry({"name": "x", "path": "x", "language": "lb"})
+
+
+def test_labels_that_no_map_knows_are_told(folder):
+    tagged = lambda *tags: {"tokens": ["x"] * len(tags), "ner_tags": list(tags)}
+    write(folder, [tagged("B-RIV", "B-PER", "B-WrittenWork"), tagged("B-RIV", "B-river"), b"broken"])
+    benchmark = read(folder)
+    assert benchmark.unmapped == {"RIV": 2, "WrittenWork": 1, "river": 1}
+    told, unread = benchmark.notes
+    assert "RIV (2; asked for as 'riv'), WrittenWork (1; asked for as 'written work')" in told
+    assert unread.startswith("1 of 3 rows cannot be read: test.jsonl.gz:3: ")
+    words = {"RIV": "river", "WrittenWork": "book", "river": "river"}
+    assert not read(folder, labels=words).unmapped and read(folder, labels=words).labels == ["book", "person", "river"]
+
+
+@pytest.mark.parametrize("column", ["entities", "char_spans", "spans", "label"])
+def test_spans_in_each_form_and_column(folder, column):
+    forms = [[0, 3, "PER"]], [{"start": 0, "end": 3, "label": "PER"}], [[0, 3]], [[0, 9, "PER"]]
+    write(folder, [{"text": "Ada!", column: spans} for spans in forms])
+    benchmark = read(folder)
+    assert [[(p.mention(e), e.label) for e in p.entities] for p in benchmark.passages] == [[("Ada", "person")]] * 2
+    assert f"expected text and a list of {column}" in benchmark.dropped[0]["detail"]
+    assert len(benchmark.dropped) == 2
+
+
+def test_a_file_of_two_languages_makes_two_sets(folder):
+    rows = [{"lang": lang, **GOOD} for lang in ("en", "sw", "en")]
+    write(folder, [*rows, GOOD, b"broken"])
+    english, swahili = (read(folder, where={"lang": lang}) for lang in ("en", "sw"))
+    assert [p.id for p in english.passages] == ["x-1", "x-3"] and [p.id for p in swahili.passages] == ["x-2"]
+    assert "column lang of where is missing; the row has tokens, ner_tags" in english.dropped[0]["detail"]
+    write(folder, rows)
+    with pytest.raises(ValueError, match="has no row where {'lang': 'de'}"):
+        read(folder, where={"lang": "de"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["PER"]}, "expected dict from labels to words"),
+        ({"labels": {"PER": ["person"]}}, "labels has \\['person'\\] for PER; expected its words"),
+        ({"labels": {"PER": " "}}, "expected its words"),
+        ({"labels": {False: "number"}}, "put it in quotes"),
+        ({"labels": {"B-PER": "person"}}, "write its label alone, as PER: person"),
+        ({"tokens": "words"}, "found .*; name its columns in tokens and tags"),
+        ({"tags": "tag"}, "column tag is missing; the row has tokens, ner_tags"),
+    ],
+)
+def test_a_wrong_form_is_said(folder, change, message):
+    write(folder, [GOOD])
+    with pytest.raises(ValueError, match=message):
+        read(folder, **change)
+
+
+def test_a_file_of_another_kind_is_refused(folder):
+    (folder / "set.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="set.xlsx cannot be read; its ending is none of .jsonl.gz, .jsonl"):
+        read(folder, path=str(folder / "set.xlsx"))
+    (folder / "SET.NDJSON").write_text(json.dumps(GOOD), encoding="utf-8")
+    assert len(read(folder, path=str(folder / "SET.NDJSON")).passages) == 1

@@ -160,7 +160,7 @@ def file_rows(
     with open(path, "rb") as probe:
         packed = probe.read(2) == b"\x1f\x8b"
     n, lines = 0, []
-    is_json = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
+    is_json = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".json", ".ndjson"))
     try:
         with (gzip.open if packed else open)(path, "rb") as file:
             for n, line in enumerate(file, 1):
