@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finerweb.data import Entity, Passage, schema
-from finerweb.evaluate import compared, evaluation_scores, leak_scores
+from finerweb.evaluate import compared, evaluation_scores, leak_scores, marks_table
 from finerweb.metrics import score_spans, with_intervals
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import Profile, check_profile, load_profile
@@ -133,6 +133,25 @@ def test_the_stages_scores_are_those_of_its_rows(evaluated):
     assert sum(r["predicted"] for r in report["lengths"]) == scores.row()["predicted"]
 
 
+def test_gold_stands_beside_predictions_and_nothing_is_html():
+    ada, oxford, left = Entity(3, 6, "person"), Entity(16, 22, "city"), Entity(11, 22, "a<b")
+    passage = Passage("<i>1", "<b>Ada</b> left Oxford & London.", "arb", "Arab", (ada, oxford))
+    page = marks_table([passage], [[oxford, left]])
+    _, gold, predicted = page.split("<tr>")
+    assert "<b>M</b> Ada <small>person" in gold and "<b>R</b> Oxford <small>city" in gold and "<b>W</b>" not in gold
+    assert "<b>W</b> left Oxford <small>a&lt;b" in predicted and "<b>R</b> Oxford <small>city" in predicted
+    assert 'dir="rtl"' in gold and "&lt;i&gt;1" in page and "&lt;b&gt;" in page and "<b>Ada" not in page
+    colours = {letter: page.split(f"<b>{letter}</b>")[0].rsplit("background:", 1)[1][:7] for letter in "RMW"}
+    assert len(set(colours.values())) == 3 and "No passages" in marks_table([], [])
+
+
+def test_the_stages_record_shows_gold_beside_predictions(evaluated):
+    cells = json.loads((evaluated.parents[3] / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    pages = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    assert any("<td>predicted</td>" in page and "Juma anaishi" in page for page in pages)
+
+
 def pairs(tasks: list, stage: str = "35_evaluate") -> list[tuple[str, ...]]:
     return [t.key for t in tasks if t.stage == stage]
 
@@ -157,7 +176,7 @@ def test_students_meet_test_sets_of_their_languages():
         plan(check_profile(Profile("wrong", **fields | {"students": [{"name": "a", "zero_shot": 1}]})))
 
 
-@pytest.mark.parametrize(("name", "count"), [("demo", 2), ("offline", 9), ("paper", 6), ("real", 4)])
+@pytest.mark.parametrize(("name", "count"), [("demo", 2), ("offline", 9), ("paper", 12), ("real", 4)])
 def test_packaged_profiles_have_no_pointless_evaluation(name, count):
     profile = load_profile(name)
     assert len(pairs(plan(profile))) == count < len(profile.students) * len(profile.benchmarks) or name == "demo"

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerweb.benchmarks import read_benchmark
-from finerweb.data import lesson_passages
+from finerweb.data import lesson_passages, schema
 from finerweb.evaluate import load_student
 from finerweb.gliner import (
     GlinerStudent,
     WordExample,
+    check_steps,
     checkpoint_folder,
     draw_line,
     draw_lines,
@@ -29,6 +30,7 @@ from finerweb.gliner import (
 from finerweb.runner.pipeline import run_profile
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
+from finerweb.store import Task
 from finerweb.student.word_windows import (
     cut_words,
     group_labels,
@@ -183,6 +185,23 @@ def test_a_run_that_lacks_the_library_says_so_before_any_work(tmp_path, monkeypa
 def test_only_offline_trains_a_gliner():
     stages = {name: {t.stage for t in plan(load_profile(name))} for name in ("demo", "offline")}
     assert "34_gliner" in stages["offline"] and "34_gliner" not in stages["demo"] and "33_binder" in stages["demo"]
+
+
+def test_the_papers_baselines_are_scored_and_not_trained():
+    tasks = plan(load_profile("paper"))
+    baselines = {t.key[0]: t.parameters for t in tasks if t.stage == "34_gliner"}
+    checkpoints = {name: (p["checkpoint"], p["steps"], p["held_out"]) for name, p in baselines.items()}
+    names = {"gliner-multi": "urchade/gliner_multi-v2.1", "gliner-x-base": "knowledgator/gliner-x-base"}
+    assert checkpoints == {name: (checkpoint, 0, 0) for name, checkpoint in names.items()}
+    assert all(not t.needs and not t.wants for t in tasks if t.stage == "34_gliner"), "nothing of the run is waited for"
+    met = {t.key for t in tasks if t.stage == "35_evaluate" and t.key[0] in names}
+    assert met == {(name, b["name"]) for name in names for b in load_profile("paper").benchmarks}
+
+
+@pytest.mark.parametrize(("steps", "checkpoint"), [(0, ""), (-1, "some/model")])
+def test_a_student_that_learned_nothing_is_not_scored(steps, checkpoint):
+    with pytest.raises(ValueError, match="0 and a checkpoint"):
+        check_steps(steps, checkpoint)
 
 
 def test_a_folder_without_a_student_is_named(tmp_path):
@@ -398,3 +417,48 @@ def test_a_run_trains_and_scores_it(library, encoder, finerweb, tmp_path):
     folder = tmp_path / "runs/small/34_gliner/gliner"
     process = finerweb(tmp_path, "predict", folder, "--labels", "person", "--threshold", "0", "Juma anaishi Kisumu")
     assert process.returncode == 0 and process.stdout, process.stderr
+
+
+def run_stage(root, home, stage: str, **parameters) -> str:
+    "Executes a stage's notebook and returns what its cells printed."
+    import papermill
+
+    path, copy = root / "nbs" / f"{stage}.ipynb", str(home / f"{stage}.ipynb")
+    notebook = papermill.execute_notebook(path, copy, parameters=parameters | {"home": str(home)}, progress_bar=False)
+    return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
+
+
+def write_sentences(home, texts: dict[str, str]) -> None:
+    for language, text in texts.items():
+        row = dict.fromkeys(schema("18_sentences").names) | labelled_row(text, {text.split()[0]: "person"})
+        row |= {"id": f"{language}_0", "language": language, "script": "Latn", "undecided": []}
+        row["entities"] = [{"score": 1.0, "teachers": []} | e for e in row["entities"]]
+        Task(str(home), "small", "18_sentences", (language,), parameters={}).write([row])
+        Task(str(home), "small", "17_translate", (language,), parameters={}).write([])
+
+
+def test_a_baseline_needs_no_sentences_and_keeps_its_threshold(library, encoder, root, tmp_path):
+    untrained(library, encoder).save_pretrained(tmp_path / "theirs")
+    named = dict(run="small", student="theirs", languages=["swh"], checkpoint=str(tmp_path / "theirs"))
+    printed = run_stage(root, tmp_path, "34_gliner", **named, steps=0, held_out=0.0)
+    meta = json.loads((tmp_path / "small/34_gliner/theirs/meta.json").read_text(encoding="utf-8"))
+    assert meta["counts"] == {"sentences": 0, "held_out": 0} and "without training here" in meta["notes"][0]
+    assert load_student(tmp_path / "small/34_gliner/theirs").config.threshold == 0.5
+    assert "without training here" in printed
+
+    write_sentences(tmp_path, {"swh": "Wangari anaishi Nairobi"})
+    test = {"id": "mine-0", "text": "Juma anaishi Kisumu.", "language": "swh", "script": "Latn", "document_id": ""}
+    test |= {"entities": [dict(start=0, end=4, label="person", score=1.0, teachers=[])]}
+    Task(str(tmp_path), "small", "30_benchmarks", ("mine",), parameters={}).write([test])
+    run_stage(root, tmp_path, "35_evaluate", run="small", student="theirs", kind="gliner", benchmark="mine")
+    scores = json.loads((tmp_path / "small/35_evaluate/theirs/mine/scores.json").read_text(encoding="utf-8"))
+    assert scores["trained_on"] == [] and scores["passages"] == 1
+
+
+def test_languages_that_the_encoder_cannot_read_are_left_out_aloud(library, encoder, root, tmp_path):
+    write_sentences(tmp_path, {"swh": "Wangari anaishi Nairobi", "amh": "ዋንጋሪ በኬንያ ተወለደች"})
+    numbers = dict(steps=2, batch=1, size=16, max_width=4, held_out=0.0)
+    printed = run_stage(root, tmp_path, "34_gliner", run="small", languages=["swh", "amh"], encoder=encoder, **numbers)
+    meta = json.loads((tmp_path / "small/34_gliner/gliner/meta.json").read_text(encoding="utf-8"))
+    assert meta["counts"]["sentences"] == 1 and "Amharic (100%); left out" in meta["notes"][0]
+    assert "Amharic (100%); left out" in printed

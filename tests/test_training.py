@@ -178,6 +178,29 @@ def test_a_contrast_asks_every_batch_for_all_labels_or_collapses(tiny_encoder, m
         train_binder(untrained(tiny_encoder, contrastive=True), rows(), **(options | dict(drop=0.3)))
 
 
+def test_a_contrast_may_ask_a_batch_for_its_own_labels_only(tiny_encoder, monkeypatch):
+    asked, losses = {"run": [], "batch": []}, training.batch_losses
+
+    def recorded_losses(model, examples, labels, names, settings):
+        own = sorted({part for x in examples for gold in x.gold for part in gold.label.split(" / ")})
+        asked[settings.asked_labels].append((labels, own))
+        return losses(model, examples, labels, names, settings)
+
+    monkeypatch.setattr(training, "batch_losses", recorded_losses)
+    options = TRAINING | dict(loss="binder", candidates=1.0, batch=2, steps=6)
+    weights = []
+    for choice in asked:
+        model = untrained(tiny_encoder, contrastive=True)
+        train_binder(model, rows()[:4], **options, asked_labels=choice)
+        weights.append(model.contrast.state_dict())
+    assert all(labels == own for labels, own in asked["batch"] if own)
+    distinct = {choice: {frozenset(labels) for labels, _ in batches} for choice, batches in asked.items()}
+    assert len(distinct["run"]) == 1 < len(distinct["batch"])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ValueError, match="asked_labels is run or batch; found 'all'"):
+        TrainingSettings(**{k: v for k, v in options.items() if k != "progress"}, asked_labels="all")
+
+
 # --- concepts
 
 

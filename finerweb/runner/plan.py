@@ -188,6 +188,8 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
     needs = _outputs_read(stage.needs, chosen, parameters, axes)
     if parameters.get("released"):
         needs = (("released", ()), *needs)
+    if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
+        needs = ()  # a model as it was published
     return PlannedTask(stage.name, key, parameters, needs, _outputs_read(stage.wants, chosen, parameters, axes))
 
 # %% ../../nbs/60_runner/02_plan.ipynb #3aaee67d

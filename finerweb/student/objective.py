@@ -21,6 +21,7 @@ from .windows import collate
 
 # %% ../../nbs/32_student/07_objective.ipynb #db9f44ec
 _CHOICES = {"loss": ("bce", "focal", "binder"), "label_language": ("english", "target", "both")}
+_CHOICES |= {"asked_labels": ("run", "batch")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class TrainingSettings:
     encoder_rate: float  # learning rate of the text encoder
     head_rate: float  # learning rate of everything else
     candidates: float  # share of the positions kept as likely starts, and as likely ends; 1: every span is looked at
-    negatives: int  # labels a batch that its sentences need not have; with the loss "binder" always all
+    negatives: int  # labels a batch that its sentences need not have; with the loss "binder" see `asked_labels`
     loss: str  # bce, focal or binder
     encoder_dropout: float
     seed: int
@@ -40,6 +41,7 @@ class TrainingSettings:
     label_language: str = "english"  # english, target or both
     concepts: Concepts | None = None  # None: labels are strings, and each sentence's are in one language
     drop: float = 0.0  # share of a batch's own labels that it is not asked for
+    asked_labels: str = "run"  # of the loss binder: all labels of the run in every batch, or those of the batch
     bfloat16: bool = False
     accumulate: int = 1  # batches an update
     device: str = "auto"  # auto, cpu, cuda, ...
@@ -108,7 +110,10 @@ def ask(
     examples = _draw_names(examples, settings, chance) if settings.labels_are_strings else list(examples)
     negatives = sum(map(len, pool.values())) if settings.loss == "binder" else settings.negatives
     present = sorted({gold.label for x in examples for gold in x.gold})
-    labels = choose_labels(present, pool, negatives, chance, settings.drop)
+    if settings.loss == "binder" and settings.asked_labels == "batch" and present:
+        labels = sorted({part for label in present for part in label.split(" / ")})
+    else:
+        labels = choose_labels(present, pool, negatives, chance, settings.drop)
     if settings.labels_are_strings or settings.label_language == "english":
         return examples, labels, labels
     translation_of = {}

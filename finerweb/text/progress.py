@@ -8,6 +8,7 @@ __all__ = ['PROGRESS', 'progress_bar', 'write_progress', 'read_progress', 'clock
 # %% ../../nbs/03_text/09_progress.ipynb #c8b822e3
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ PROGRESS = "FINERWEB_PROGRESS"  # the variable that names the file
 
 
 def progress_bar(*rounds, **settings) -> "tqdm.tqdm":  # noqa: F821
-    "tqdm's bar with tqdm's settings; where the runner names a file, it is written there and nothing is printed."
+    """tqdm's bar with tqdm's settings; outside a terminal it is drawn every 20 seconds only. Where the runner
+    names a file, the state is written there and nothing is printed."""
     from tqdm import tqdm
 
     path = os.environ.get(PROGRESS)
     if not path:
-        return tqdm(*rounds, **settings)
+        seconds = 0.1 if sys.stderr.isatty() else 20.0  # a notebook keeps every state of the bar as a line
+        return tqdm(*rounds, **(dict(mininterval=seconds, maxinterval=seconds) | settings))
 
     class FileBar(tqdm):
         written = 0.0
