@@ -158,6 +158,13 @@ def test_labels_are_cut_kept_apart_and_grouped(tokenizer):
 # What a sentence teaches
 
 
+def test_a_mark_of_the_tokenizer_in_a_label_is_read_as_text(tokenizer):
+    mark = tokenizer.sep_token or tokenizer.all_special_tokens[0]
+    ((text, (label, _)),) = spell_labels([f"city {mark}"], tokenizer).items()
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert label == f"city {mark}" and tokenizer.convert_tokens_to_ids(mark) not in ids and len(ids) > 2
+
+
 def test_a_label_that_nobody_can_tell_is_not_asked():
     pool = ["city", "country", "date", "location", "person"]
     prompts = {"eng": {label: [(f"<{label}>", 2)] for label in pool}}

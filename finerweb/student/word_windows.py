@@ -117,8 +117,7 @@ def spell_words(words: Sequence[str], tokenizer, room: int) -> tuple[list[str], 
         raise ValueError(f"{reason}: gliner needs an encoder with a fast tokenizer, such as minilm")
     spelled, filler = [storable(word)[:LONGEST_WORD] for word in words], tokenizer.unk_token or "."
     while spelled:
-        options = dict(is_split_into_words=True, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        pieces = tokenizer(spelled, **options)
+        pieces = tokenizer(spelled, is_split_into_words=True, add_special_tokens=False, verbose=False)
         counts = Counter(pieces.word_ids())
         misfits = [n for n in range(len(spelled)) if not 1 <= counts[n] <= room]
         if not misfits:
@@ -191,9 +190,10 @@ def spell_labels(labels: Sequence[str], tokenizer) -> dict[str, tuple[str, int]]
     for label in dict.fromkeys(labels):
         if not isinstance(label, str) or not label.strip():
             raise ValueError(f"{label!r} is no label: expected a few words such as 'political party'")
-        text = storable(label[:2000]).replace("<<", "< <")
-        options = dict(add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        units = tokenizer(text, **options)
+        text = storable(label[:2000])
+        for mark in ("<<", *tokenizer.all_special_tokens):  # gliner and its tokenizer would not read it as text
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        units = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = units["offset_mapping"][:LONGEST_LABEL]
         text = text[: offsets[-1][1]] if offsets else tokenizer.unk_token or "."
         spelled.setdefault(text, (label, len(offsets) + 1))
