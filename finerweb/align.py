@@ -147,7 +147,10 @@ class _Placing:
         self.occupied.add((*span, self.mentions[n].label))
 
     def look_up(self) -> None:
-        "Puts the mentions that carry their place, and collects the places of the others."
+        """Puts the mentions that carry their place, and collects the places of the others: other spellings of a name
+        too where the teacher named it more often than it stands as named."""
+        counts = Counter((m.text, m.label) for m in self.mentions)
+        most = {text: n for (text, _), n in sorted(counts.items(), key=lambda pair: pair[1])}
         for n, m in enumerate(self.mentions):
             if m.start >= 0 and m.text and self.places.stands_at(m.text, m.start):
                 span = (m.start, m.start + len(m.text))
@@ -156,13 +159,15 @@ class _Placing:
                 else:
                     self.reasons[n] = "duplicate"
                 continue
-            spans, reason = self.places.find(m.text)
+            spans, reason = self.places.find(m.text, most[m.text])
             if reason:
                 self.reasons[n] = reason
             else:
                 self.candidates[n] = spans
         every_place = {span for spans in self.candidates.values() for span in spans}
         self.inside = _inside_others(every_place.union(self.spans.values()))
+        doubtful = self.inside & self.places.others
+        self.candidates = {n: [s for s in spans if s not in doubtful] for n, spans in self.candidates.items()}
 
 # %% ../nbs/15_align.ipynb #e80c8c0f
 _MANY = 12  # a mention out of order with more free places than this would be a guess

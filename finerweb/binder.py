@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .data import broader, entity_types
 from .languages import language as find_language
-from .models.char_encoder import load_encoder
+from .models.encoders import load_encoder
 from .student.model import SpanBinder
 from .student.windows import unread_share
 

@@ -115,7 +115,7 @@ class GlinerStudent:
         check_gliner()
         from gliner import GLiNER
 
-        from finerweb.models.char_encoder import encoder_path, load_encoder
+        from finerweb.models.encoders import encoder_path, load_encoder
 
         for name in filter(None, (encoder, label_encoder)):
             # the library would run an encoder's own code; load_encoder refuses an encoder that has some

@@ -185,8 +185,9 @@ def read_judgement(passage: Passage, value: dict) -> dict:
 def check_judge(spec: dict) -> dict:
     """`spec`, if it names a judge that can be made: a chat teacher, one's own with `judge`, or, if it is empty, none.
     Raises ValueError that says which field is wrong."""
-    if spec and check_teacher(spec)["kind"] == "weak":
-        raise ValueError(f"judge {spec['name']!r} is a weak teacher, which cannot judge; name a chat teacher, or none")
+    if spec and check_teacher(spec)["kind"] in ("weak", "student"):
+        who = f"judge {spec['name']!r} is of kind {spec['kind']}"
+        raise ValueError(f"{who}, which cannot judge; name a chat teacher, or none")
     return require_methods(spec, "judge")
 
 

@@ -105,7 +105,7 @@ def _plain(text: object) -> str:
 
 def described(teacher: dict) -> str:
     "Who a teacher is, for a reader who does not know its profile: its name, and the model or what there is instead."
-    others = {"weak": "weak", "python": "a program of its own"}
+    others = {"weak": "weak", "python": "a program of its own", "student": "a trained student"}
     return _plain(f"{teacher['name']} ({others.get(teacher['kind']) or teacher.get('model', teacher['kind'])})")
 
 

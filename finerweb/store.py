@@ -102,6 +102,7 @@ def _module_file(name: str) -> Path | None:
 
 # Modules that are not named like their distribution.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "ahocorasick": "pyahocorasick"}
+_BESIDES = {"student": "\nimport finerweb.evaluate, finerweb.student.teacher"}  # what only such teachers' tasks use
 
 
 @cache
@@ -114,11 +115,12 @@ def _version(module: str) -> str | None:
 
 # %% ../nbs/02_store.ipynb #e6d37e38
 @cache
-def code_fingerprint(stage: str) -> dict:
-    "What the code of `stage` is: {code: sha256 over notebook, modules and assets, versions: {library: version}}."
-    sha = hashlib.sha256(notebook_code(stage).encode())
+def code_fingerprint(stage: str, teacher: str = "") -> dict:
+    "What the code of `stage` is, with a teacher of that kind: {code: sha256 of all, versions: {library: version}}."
+    code = notebook_code(stage) + _BESIDES.get(teacher, "")
+    sha = hashlib.sha256(code.encode())
     # The store and the progress are left out: they say where rows go and how many, not what is in them.
-    todo, seen = [(notebook_code(stage), "finerweb")], {"finerweb", "finerweb.store", "finerweb.text.progress"}
+    todo, seen = [(code, "finerweb")], {"finerweb", "finerweb.store", "finerweb.text.progress"}
     libraries, assets = set(), set()
     while todo:
         modules, asset_names = _imports(*todo.pop())
@@ -157,7 +159,8 @@ def _deciding(value: object) -> object:
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
     "A hash of all that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
     whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs}
-    whole |= {"languages": own_rows({*key, *parameters.get("languages", ())})} | code_fingerprint(stage)
+    kind = (parameters.get("teacher") or {}).get("kind", "")
+    whole |= {"languages": own_rows({*key, *parameters.get("languages", ())})} | code_fingerprint(stage, kind)
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 # %% ../nbs/02_store.ipynb #1a5b03f4
@@ -187,8 +190,7 @@ def finished(folder: Path) -> dict | None:
 
 
 def is_done(folder: Path, wanted: str) -> bool:
-    """Whether `folder` holds a whole output with the fingerprint `wanted`, in which no row waits for a server that did
-    not answer."""
+    "Whether `folder` holds a whole output with the fingerprint `wanted`, and no row waits for a server's answer."
     meta = read_meta(folder)
     if not meta or meta["fingerprint"] != wanted or meta["dropped"].get("unanswered"):
         return False
@@ -290,8 +292,7 @@ def saved(self: Task) -> dict | None:
 # %% ../nbs/02_store.ipynb #90867e14
 @patch
 def write(self: Task, rows: list[dict], *, files: dict[str, str] | None = None, **numbers: object) -> None:
-    """The stage's table, checked against its columns, and other `files` (name -> text); `numbers` go to `close`.
-    Raises ValueError naming a wrong row."""
+    "Writes the table, checked, and `files` (name -> text); `numbers` go to `close`. Raises ValueError for a wrong row."
     check_rows(rows, self.stage)
     folder = self.open()
     write_rows(folder / "rows.parquet", rows, schema(self.stage))
@@ -325,8 +326,7 @@ def close(
 
 # %% ../nbs/02_store.ipynb #c9c6c64a
 def put_in_place(incoming: Path, folder: Path, meta: dict) -> None:
-    """Moves the files of `incoming` into `folder` in place of what was there, and writes `meta.json`, with their sizes,
-    hashes and the fingerprint, last."""
+    "Moves the files of `incoming` into `folder` in place of what was there; `meta.json`, with their hashes, last."
     names = sorted(p.relative_to(incoming).as_posix() for p in incoming.rglob("*") if p.is_file())
     files = {name: [(incoming / name).stat().st_size, _hash(incoming / name)] for name in names}
     output = hashlib.sha256(json.dumps(files).encode()).hexdigest()

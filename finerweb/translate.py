@@ -276,9 +276,9 @@ def check_translator(spec: dict) -> dict:
         if strange:
             who = f"translator {spec.get('name')!r} of kind 'google'"
             raise ValueError(f"{who} has the fields name, kind, project and cap; found {', '.join(strange)}")
-    elif check_teacher(spec)["kind"] == "weak":
+    elif check_teacher(spec)["kind"] in ("weak", "student"):
         advice = "name a chat teacher, {name: google, kind: google}, or none"
-        raise ValueError(f"translator {spec['name']!r} is a weak teacher, which cannot translate; {advice}")
+        raise ValueError(f"translator {spec['name']!r} is of kind {spec['kind']}, which cannot translate; {advice}")
     return require_methods(spec, "translate")
 
 

@@ -172,7 +172,7 @@ def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_
 def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
     folder = make_sentencepiece_encoder(tmp_path / "encoder")
     hide = f"import sys; sys.modules[{package!r}] = None"
-    load = f"{hide}\nfrom finerweb.models.char_encoder import load_encoder\nload_encoder({str(folder)!r})"
+    load = f"{hide}\nfrom finerweb.models.encoders import load_encoder\nload_encoder({str(folder)!r})"
     process = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert (
         process.returncode == 1 and "takes the packages sentencepiece and protobuf" in process.stderr.splitlines()[-1]

@@ -110,7 +110,7 @@ def test_windows_own_every_word_once_and_have_room(costs, room, most, reach):
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from finerweb.models.char_encoder import encoder_path
+    from finerweb.models.encoders import encoder_path
 
     return AutoTokenizer.from_pretrained(encoder_path("minilm"))
 

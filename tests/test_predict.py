@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from finerweb.data import Entity  # noqa: E402
-from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer, load_encoder  # noqa: E402
+from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
+from finerweb.models.encoders import load_encoder  # noqa: E402
 from finerweb.student import decoding  # noqa: E402
 from finerweb.student import model as student  # noqa: E402
 from finerweb.student import windows as reading  # noqa: E402

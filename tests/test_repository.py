@@ -45,6 +45,8 @@ HEAVY = {
 MODELS = {
     "binder",
     "models.char_encoder",
+    "models.e5",
+    "models.encoders",
     *(f"student.{m}" for m in ("labels", "losses", "model", "objective", "targets", "training")),
 }
 

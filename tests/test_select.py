@@ -79,7 +79,7 @@ def result(selection: Selection) -> str:
 def regressor(tiny_encoder, one_thread):
     import torch
 
-    from finerweb.models.char_encoder import load_sequence_regressor
+    from finerweb.models.encoders import load_sequence_regressor
 
     torch.manual_seed(0)
     return load_sequence_regressor(tiny_encoder)
@@ -404,7 +404,7 @@ def stage(tiny_encoder, one_thread, tmp_path):
     passages are there."""
     import torch
 
-    from finerweb.models.char_encoder import load_sequence_regressor
+    from finerweb.models.encoders import load_sequence_regressor
     from finerweb.source.documents import passage_row
     from finerweb.store import Task
 
@@ -488,7 +488,7 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(stage, environment, tmp_pa
 def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_encoder, tmp_path, monkeypatch):
     import torch
 
-    from finerweb.models.char_encoder import load_sequence_regressor
+    from finerweb.models.encoders import load_sequence_regressor
 
     parameters = stage("whole", passages=5)
     _, model = load_sequence_regressor(tiny_encoder)

@@ -12,7 +12,8 @@ from conftest import labelled_row, untrained  # noqa: E402
 
 from finerweb.binder import choose_rows, swap_names  # noqa: E402
 from finerweb.data import Entity  # noqa: E402
-from finerweb.models.char_encoder import hash_ngrams, load_encoder, load_sequence_regressor, shapes  # noqa: E402
+from finerweb.models.char_encoder import hash_ngrams, shapes  # noqa: E402
+from finerweb.models.encoders import load_encoder, load_sequence_regressor  # noqa: E402
 from finerweb.models.scoring import score_passages, token_ids  # noqa: E402
 from finerweb.student.calibration import calibrate  # noqa: E402
 from finerweb.student.decoding import flat  # noqa: E402

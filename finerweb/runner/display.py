@@ -286,7 +286,7 @@ def show_languages(entries: list[Language]) -> None:
     "What is known of single languages, a line each: codes, what the offline teachers know, which student reads it."
     from transformers import AutoTokenizer
 
-    from finerweb.models.char_encoder import encoder_path
+    from finerweb.models.encoders import encoder_path
     from finerweb.student.windows import MOST_UNREAD, unread_share
     from finerweb.translate import translations
     from finerweb.weak.lexicon import coverage, territories

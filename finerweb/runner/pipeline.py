@@ -33,13 +33,18 @@ from finerweb.runner.plan import (
     outside_inputs,
     plan,
     standing,
-    student_kind,
     student_parameters,
     task_inputs,
     wanted_tasks,
 )  # fmt: skip
 from .profiles import Profile
-from .stages import STUDENTS, check_parameters
+from finerweb.runner.stages import (
+    STUDENTS,
+    check_parameters,
+    student_kind,
+    with_first_student,
+    with_first_teacher,
+)  # fmt: skip
 from ..sentences import check_splitter
 from ..store import notebooks_folder, output_folder, read_meta, runs_folder
 from ..teachers import check_teacher
@@ -226,11 +231,12 @@ def _check_student(student: dict) -> None:
 
 def check_models(profile: Profile) -> None:
     "Raises ValueError that names every teacher, translator, judge, student and benchmark that cannot be made."
-    checks = [(output_folder, "", "run", "stage", (entry["name"],)) for entry in profile.students + profile.benchmarks]
-    for teacher in profile.teachers:
+    students = with_first_student(profile.students, profile.first)
+    checks = [(output_folder, "", "run", "stage", (entry["name"],)) for entry in students + profile.benchmarks]
+    for teacher in with_first_teacher(profile.teachers, profile.first):
         checks += [(lambda spec: require_methods(check_teacher(spec), "annotate", "rate"), teacher)]
     checks += [(check_translator, profile.translator), (check_judge, profile.judge)]
-    checks += [(_check_student, student) for student in profile.students]
+    checks += [(_check_student, student) for student in students]
     checks += [(benchmark_entry, benchmark) for benchmark in profile.benchmarks]
     errors = {}  # as keys: a teacher that is the judge too is told once
     for check, *words in checks:

@@ -19,8 +19,16 @@ from ..data import asset
 from ..languages import Language, packaged_languages, use_languages
 from ..languages import language as find_language
 from ..languages import languages as all_languages
-from .stages import STAGES, has_type, notebook_parameters, unknown_name
+from finerweb.runner.stages import (
+    STAGES,
+    has_type,
+    notebook_parameters,
+    unknown_name,
+    with_first_student,
+    with_first_teacher,
+)  # fmt: skip
 from ..source.documents import check_columns, lines_on_files
+from ..teachers import can_rate, with_folder
 from ..text.own_languages import own_language
 from ..weak.own_teacher import with_code
 
@@ -44,6 +52,8 @@ class Profile:
     judge: dict = field(default_factory=dict)  # as a teacher, or the name of one; none: how far the teachers agree
     filter: dict = field(default_factory=dict)  # parameters of 12_filter; one with a list of values is tried with each
     students: list[dict] = field(default_factory=list)  # kind binder or gliner, with parameters of 33_binder, 34_gliner
+    rounds: int = 1  # 2: a first student learns from the teachers, and is one of them when the students are trained
+    first: dict = field(default_factory=dict)  # that student: as in students, and labels: what it is then asked for
     benchmarks: list[dict] = field(default_factory=list)  # test sets, as 30_benchmarks takes them
     stages: dict[str, dict] = field(default_factory=dict)  # stage -> the parameters that differ
     own_languages: list[dict] = field(default_factory=list)  # the languages of one's own, with all their fields
@@ -98,7 +108,7 @@ def load_profile(name: str) -> Profile:
 _FIELDS = {
     "needs": str, "languages": list, "source": str, "columns": dict, "text_documents": str, "license": str,
     "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list,
-    "stages": dict, "own_languages": list,
+    "stages": dict, "own_languages": list, "rounds": int, "first": dict,
 }  # fmt: skip
 
 
@@ -112,6 +122,9 @@ def _check_types(profile: Profile) -> None:
         expected = "one short name, such as cc-by-4.0, cc0-1.0, odc-by, apache-2.0 or unknown"
         raise ValueError(f"profile {profile.name}: license is {profile.license!r}; expected {expected}")
     check_columns(profile.columns)
+    if (profile.rounds, bool(profile.first)) not in ((1, False), (2, True)):
+        expected = "expected rounds: 2 with first: {labels: [...], ...}, or neither"
+        raise ValueError(f"profile {profile.name}: rounds is {profile.rounds} and first is {profile.first}; {expected}")
     if profile.workers < 1:
         raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
 
@@ -172,13 +185,19 @@ def show_own_languages(profile: Profile) -> None:
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #b6c5928e
 def _check_members(profile: Profile) -> None:
-    "Two teachers or more; teachers, students and benchmarks have names of their own."
-    for group in ("teachers", "students", "benchmarks"):
-        names = [member.get("name") if isinstance(member, dict) else None for member in getattr(profile, group)]
+    "Two teachers or more, one that rates; teachers, students and benchmarks have names of their own."
+    first, groups = profile.first, {"benchmarks": profile.benchmarks}
+    groups["teachers"] = with_first_teacher(profile.teachers, first)
+    groups["students"] = with_first_student(profile.students, first)
+    for group, members in groups.items():
+        names = [member.get("name") if isinstance(member, dict) else None for member in members]
         if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             raise ValueError(f"profile {profile.name}: each of {group} needs a name of its own, found {names}")
     if len(profile.teachers) < 2:
         raise ValueError(f"profile {profile.name} has {len(profile.teachers)} teachers; a run needs two or more")
+    if not any(map(can_rate, profile.teachers)):
+        advice = "which cannot rate passages for the filter; add a weak teacher or a language model"
+        raise ValueError(f"profile {profile.name}: its teachers are all students, {advice}")
 
 
 def _specification(profile: Profile, role: str) -> dict:
@@ -196,7 +215,7 @@ def _specification(profile: Profile, role: str) -> dict:
 
 def check_profile(profile: Profile, *, folder: str = "") -> Profile:
     """`profile` with its languages as ISO codes in order, and with whole specifications of teachers, translator and
-    judge; a teacher of one's own lies in `folder` or, as all do where it is empty, in the current folder.
+    judge; a student or a teacher of one's own lies in `folder` or, where it is empty, in the current folder.
     Raises ValueError for a value of the wrong type, an unknown language or stage, or a member without a name."""
     _check_types(profile)
     _take_own_languages(profile)
@@ -206,7 +225,7 @@ def check_profile(profile: Profile, *, folder: str = "") -> Profile:
     profile.translator = _specification(profile, "translator")
     profile.judge = _specification(profile, "judge")
     folders = [folder or os.getcwd(), os.getcwd()]
-    profile.teachers = [with_code(teacher, folders) for teacher in profile.teachers]
+    profile.teachers = [with_folder(with_code(teacher, folders), folders) for teacher in profile.teachers]
     profile.translator, profile.judge = with_code(profile.translator, folders), with_code(profile.judge, folders)
     return profile
 
@@ -245,7 +264,7 @@ def filters(profile: Profile) -> dict[str, dict]:
     """Name -> parameters of each filter of a profile, the pipeline's first; a filter that is alone has the name "".
     Raises ValueError for an unknown parameter or teacher, and for a parameter that stands in `stages` too."""
     parameters = notebook_parameters("12_filter")
-    teachers = {teacher["name"]: teacher for teacher in profile.teachers}
+    teachers = {teacher["name"]: teacher for teacher in profile.teachers if can_rate(teacher)}
     free = {"teacher", *parameters} - {"home", "run", "filter", "languages", "teachers"}
     for name in profile.filter:
         if name not in free:
@@ -267,7 +286,7 @@ def filters(profile: Profile) -> dict[str, dict]:
 def _choose_languages(profile: Profile, names: list[str]) -> None:
     "Replaces the languages. Test sets made from the sample of another language go."
     profile.languages = names
-    for student in profile.students:
+    for student in [*profile.students, profile.first]:
         student.pop("languages", None)
     if not names or names == ["all"]:
         return

@@ -18,7 +18,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from ..data import Entity
-from ..models.char_encoder import CharEncoderConfig, load_encoder
+from ..models.char_encoder import CharEncoderConfig
+from ..models.e5 import piece_table
+from ..models.encoders import load_encoder
+from ..models.vocabulary import SharedTable, cut_closing_marks
 from .decoding import flat, threshold_of, uncrossed
 from .folder import InFolder, check_encoder
 from .labels import check_labels, read_labels
@@ -78,6 +81,7 @@ class SpanBinderConfig(PreTrainedConfig):
         overlap: int = 0,  # units that two windows share; 0: as many as the longest span needs
         descriptions: dict | None = None,  # label -> description
         thresholds: dict | None = None,  # script -> threshold, where it is not `threshold`
+        share_pieces: bool = False,  # the label encoder looks up the text encoder's word pieces
         **kwargs,
     ):
         self.text_config, self.label_config = dict(text_config or {}), dict(label_config or {})
@@ -85,6 +89,7 @@ class SpanBinderConfig(PreTrainedConfig):
         self.dropout, self.freeze_labels, self.restore_case = dropout, freeze_labels, restore_case
         self.contrastive, self.descriptions = contrastive, dict(descriptions or {})
         self.threshold, self.edge_floor, self.thresholds = threshold, edge_floor, dict(thresholds or {})
+        self.share_pieces = share_pieces
         super().__init__(**kwargs)
 
 
@@ -101,6 +106,7 @@ class SpanScorer(PreTrainedModel):
     def __init__(self, config: SpanBinderConfig):
         super().__init__(config)
         self.text_encoder, self.label_encoder = _build(config.text_config), _build(config.label_config)
+        self.share_pieces()
         hidden, label_hidden = self.text_encoder.config.hidden_size, self.label_encoder.config.hidden_size
         bag = CharEncoderConfig(rows=2000, row_size=16, hidden_size=label_hidden, dilations=[], dropout=0.0)
         self.label_bag = _build(bag.to_dict())
@@ -114,6 +120,11 @@ class SpanScorer(PreTrainedModel):
             self.span, self.bias = nn.Linear(config.size, config.size), nn.Parameter(torch.zeros(1))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
+
+    def share_pieces(self) -> None:
+        "Gives the label encoder the word pieces of the text encoder, if it is to have them."
+        if self.config.share_pieces:
+            self.label_encoder.set_input_embeddings(SharedTable(piece_table(self.text_encoder)))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -206,10 +217,12 @@ class SpanBinder(InFolder, SpanScorer):
     def from_encoder(
         cls, encoder: str, *, label_encoder: str, size: int, max_width: int, window: int, dropout: float,
         freeze_labels: bool, contrastive: bool = False, overlap: int = 0, descriptions: dict[str, str] | None = None,
+        freeze_pieces: bool = True,
     ) -> "SpanBinder":  # fmt: skip
-        """Untrained heads on the encoder of the text and that of the labels: each "char", "minilm", a folder or a hub
-        name. The sizes are those of `SpanBinderConfig`."""
-        (tokenizer, text_model), (label_tokenizer, label_model) = load_encoder(encoder), load_encoder(label_encoder)
+        """Untrained heads on the encoder of the text and that of the labels: each "e5", "char", "minilm", a folder or
+        a hub name. The sizes are those of `SpanBinderConfig`. Frozen word pieces are shared by equal encoders."""
+        tokenizer, text_model = load_encoder(encoder, freeze_pieces=freeze_pieces)
+        label_tokenizer, label_model = load_encoder(label_encoder)
         check_encoder(encoder, tokenizer, text_model)
         longest = getattr(text_model.config, "max_position_embeddings", None) or window + 8
         text_config, label_config = (
@@ -220,9 +233,12 @@ class SpanBinder(InFolder, SpanScorer):
         config = SpanBinderConfig(
             text_config, label_config, size, max_width, min(window, longest - 8), dropout, freeze_labels,
             restore_case=is_uncased, contrastive=contrastive, overlap=overlap, descriptions=descriptions,
+            share_pieces=freeze_pieces and encoder == label_encoder and piece_table(text_model) is not None,
         )  # fmt: skip
+        cut_closing_marks(tokenizer)
         model = cls(config)
         model.text_encoder, model.label_encoder = text_model, label_model
+        model.share_pieces()
         model.text_tokenizer, model.label_tokenizer = tokenizer, label_tokenizer
         model.label_encoder.requires_grad_(not freeze_labels)
         return model

@@ -41,19 +41,26 @@ def read_units(text: str, ids: list[int], spans: Sequence[tuple[int, int]]) -> U
         for first, last in graphemes(text):
             if last - first > 1:
                 grapheme_end |= dict.fromkeys(range(first + 1, last), last)
-    next_starts = [start for start, _ in spans[1:]] + [len(text)]
     offsets, starts, ends = [], [], []
-    for (start, end), next_start in zip(spans, next_starts, strict=False):
+    next_start, next_end = len(text), -1
+    for start, end in reversed(spans):
         while start < end and text[start].isspace():
             start += 1
+        # a piece may begin with the end of the grapheme before it
+        start = next((i for i in range(start, end) if i not in grapheme_end), start)
         while start < end and text[end - 1].isspace():
             end -= 1
         # A tokenizer may leave out the marks and joiners behind a letter; they belong to it.
         if start < end <= next_start and grapheme_end.get(end, end) <= next_start:
             end = grapheme_end.get(end, end)
         offsets.append((start, end))
-        starts.append(start < end and start not in grapheme_end)
-        ends.append(start < end and end not in grapheme_end)
+        # of several pieces of one character only the last is an edge
+        starts.append(start < end and start != next_start and start not in grapheme_end)
+        ends.append(start < end and end != next_end and end not in grapheme_end)
+        if start < end:
+            next_start, next_end = start, end
+    for column in (offsets, starts, ends):
+        column.reverse()
     return Units(ids, offsets, starts, ends, [case_of(text[start:end]) for start, end in offsets])
 
 # %% ../../nbs/32_student/00_windows.ipynb #c7c99dca

@@ -240,7 +240,7 @@ def gliner_model(kind: str, folder: str, *, most_labels: int):
     import torch
     from gliner import GLiNER
 
-    from finerweb.models.char_encoder import encoder_path
+    from finerweb.models.encoders import encoder_path
 
     if folder:
         return GLiNER.from_pretrained(folder).eval()

@@ -11,32 +11,36 @@ import re
 import unicodedata
 from bisect import bisect_left
 
-from .matching import _HIDDEN, _MANY_REJECTIONS, Places, _next_word, _trimmed
+from fastcore.basics import patch
+
+from finerweb.text.matching import (
+    _COMMAS,
+    _HIDDEN,
+    _MANY_REJECTIONS,
+    _SELECTOR,
+    Places,
+    _next_word,
+    _trimmed,
+    _unquoted,
+)
 
 # %% ../../nbs/03_text/12_loose_matching.ipynb #fada0fee
 _LETTERS = {  # letters that writers and keyboards exchange, and the common one
     "ىیېۍے": "ي", "کڪ": "ك", "ةہھەۀە": "ه", "ٱ": "ا", "ł": "l", "đ": "d", "ð": "d", "ø": "o", "ħ": "h", "æ": "ae",
-    "œ": "oe", "þ": "th", "ൺ": "ണ്", "ൻ": "ന്", "ർ": "ര്", "ൽ": "ല്", "ൾ": "ള്", "ൿ": "ക്", "ৎ": "ত্",
-    "װ": "וו", "ױ": "וי", "ײ": "יי",
+    "œ": "oe", "þ": "th", "ı": "i", "ൺ": "ണ്", "ൻ": "ന്", "ർ": "ര്", "ൽ": "ല്", "ൾ": "ള്", "ൿ": "ക്", "ৎ": "ত্",
+    "װ": "וו", "ױ": "וי", "ײ": "יי", "⁄∕": "/", "ँ": "ं", "ঁ": "ং", "ઁ": "ં", "ੰ": "ਂ",
 }  # fmt: skip
 _LETTER = {letter: common for letters, common in _LETTERS.items() for letter in letters}
-_SPARE = "\"'`*_~ˮʼʻ׳״·"  # beside blanks, dashes and quotes
-_NUKTA = 7  # the class of that mark
-_SHORT_STOP = re.compile(r"(?<=[^\W\d_])(?<![^\W\d_]{4})\.")
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-
-
-def _may_go(mark: str) -> bool:
-    "Whether writers leave this mark out."
-    is_vowel_sign = "\u0591" <= mark <= "\u05c7" or "\u0610" <= mark <= "\u06ed" or mark == "\u0670"
-    return "\u0300" <= mark <= "\u036f" or is_vowel_sign or unicodedata.combining(mark) == _NUKTA
+_SPARE = "\"'`*_~\\¬ـءˮʼʻʾʿ׳״·・‧•∙„‟‚‛「」『』《》〈〉〝〞〟′″"  # beside blanks, dashes and quotes
+# Unicode's classes of marks that writers leave out: accents, the nukta, Hebrew, Arabic and Syriac vowel signs
+_LOST_MARKS = {1, 7, *range(10, 37), *range(202, 241)}
 
 
 def _part(character: str) -> str:
     "The part of the loose key of one character of the form that is taken apart."
     category = unicodedata.category(character)
-    is_mark = category == "Mn" and _may_go(character)
-    if is_mark or category in ("Pd", "Pi", "Pf", "Cf", "Zs", "Cc") or character.isspace() or character in _SPARE:
+    is_lost = category == "Mn" and (unicodedata.combining(character) in _LOST_MARKS or _SELECTOR.match(character))
+    if is_lost or category in ("Pd", "Pi", "Pf", "Cf", "Zs", "Cc") or character.isspace() or character in _SPARE:
         return ""
     if category == "Nd":
         return str(unicodedata.decimal(character))
@@ -44,50 +48,66 @@ def _part(character: str) -> str:
 
 
 class _Parts(dict):
-    "Character -> its part of the loose key; each is looked at once."
+    "Code point -> its part of the loose key; each is looked at once."
 
-    def __missing__(self, character: str) -> str:
+    def __missing__(self, point: int) -> str:
+        character = chr(point)
         folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
-        self[character] = "".join(map(_part, _LETTER.get(character.lower(), folded)))
-        return self[character]
+        self[point] = "".join(map(_part, _LETTER.get(character.lower(), folded)))
+        return self[point]
 
 
 _PARTS = _Parts()
 
 # %% ../../nbs/03_text/12_loose_matching.ipynb #89f7236e
-def _pieces(text: str) -> list[tuple[int, int, str]]:
-    "(start, end, what it stands for) of the pieces of `text`: characters, HTML entities, full stops of short words."
-    special = {m.start(): (m.end(), html.unescape(m[0])) for m in _ENTITY.finditer(text)}
-    special |= {m.start(): (m.end(), "") for m in _SHORT_STOP.finditer(text)}
-    pieces, at = [], 0
-    while at < len(text):
-        end, meant = special.get(at, (at + 1, text[at]))
-        pieces.append((at, end, meant))
-        at = end
-    return pieces
+_ENTITY = r"&(?:amp;)*(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+_TAG = "</?[A-Za-z][^<>]{0,80}>"
+_STOP = r"(?<=[^\W\d_])(?<![^\W\d_]{4})\.|(?<=\d)\.(?=[\s&<*_]|$)|(?<=\d),(?=\d{3}(?!\d))"
+_BLOCKS = (0x900, 0x980, 0xA80, 0xB00, 0xC00, 0xC80, 0xD00)  # of scripts of India that are laid out alike
+_ROWS = ((0x19, 0x15), (0x1E, 0x1A), (0x23, 0x1F), (0x28, 0x24), (0x2E, 0x2A))  # nasal, first of its four consonants
+_NASAL = "|".join(f"{chr(b + n)}{chr(b + 0x4D)}(?=[{chr(b + c)}-{chr(b + c + 3)}])" for b in _BLOCKS for n, c in _ROWS)
+_PIECE = re.compile(f"(?P<entity>{_ENTITY})|(?P<nothing>{_TAG}|{_STOP})|(?P<nasal>{_NASAL})|(?P<vowel>เเ)")
+
+
+def _meaning(piece: re.Match) -> str:
+    "What a piece of several characters stands for."
+    if piece["entity"]:
+        return html.unescape(html.unescape(piece[0]))
+    if piece["nasal"]:
+        return chr(ord(piece[0][0]) & ~0x7F | 2)  # the dot of the same script
+    return "แ" if piece["vowel"] else ""
 
 
 def loose_key(text: str) -> tuple[str, list[int], list[int]]:
     "The loose key of `text`, and for each of its characters where in `text` what it stands for starts and ends."
-    parts, starts, ends = [], [], []
-    for start, end, meant in _pieces(text):
-        part = "".join(_PARTS[character] for character in meant)
+    pieces = {m.start(): (m.end(), _meaning(m)) for m in _PIECE.finditer(text)}
+    for c in set(text):
+        if len(_PARTS[ord(c)]) != 1:  # all others stand for one character
+            pieces = {m.start(): (m.end(), c) for m in re.finditer(re.escape(c), text)} | pieces
+    parts, starts, ends, done = [], [], [], 0
+    for start, (end, meant) in [*sorted(pieces.items()), (len(text), (len(text), ""))]:
+        if start < done:  # inside the piece before
+            continue
+        parts.append(text[done:start].translate(_PARTS))
+        starts += range(done, start)
+        ends += range(done + 1, start + 1)
+        part, done = meant.translate(_PARTS), end
         parts.append(part)
         starts += [start] * len(part)
         ends += [end] * len(part)
-        is_mark = not part and ends and unicodedata.category(text[start]) == "Mn"
-        if is_mark and ends[-1] == start:  # it belongs to the letter before it
-            last = starts[-1]
-            for n in range(len(ends) - 1, -1, -1):
-                if starts[n] != last:
-                    break
+        if meant and not part and ends and ends[-1] == start and unicodedata.category(meant[0]) in ("Mn", "Lo", "Lm"):
+            n = len(ends)
+            while n and starts[n - 1] == starts[-1]:  # a mark or hamza belongs to the letter before it
+                n -= 1
                 ends[n] = end
     return "".join(parts), starts, ends
 
 # %% ../../nbs/03_text/12_loose_matching.ipynb #2047c915
 _PARTNERS = dict(zip("“„«‹「『《〈【[({（［", "”“»›」』》〉】])}）］", strict=True))
 _QUOTES = {'"', *_PARTNERS, *_PARTNERS.values()}
-_COMMAS = ",;:،؛、，；：၊"
+_EMPHASIS = re.compile(r"(\*{1,3}|_{1,3}|~~)(?=\S)(.+)(?<=\S)\1", re.DOTALL)
+_LIST_SIGN = re.compile(r"[-–—•*#>|]+\s+(?=\S)")
+_LAST_ENTITY = re.compile(_ENTITY + "$")
 
 
 def _is_no_part(name: str, sign: str) -> bool:
@@ -95,12 +115,18 @@ def _is_no_part(name: str, sign: str) -> bool:
     if sign in _QUOTES:
         has_partner = any({a, b} <= set(name) for a, b in _PARTNERS.items() if sign in (a, b))
         return name.count(sign) == 1 and not has_partner
-    return sign in _COMMAS or sign.isspace()
+    ends_entity = sign == ";" and _LAST_ENTITY.search(name)
+    return (sign in _COMMAS and not ends_entity) or sign.isspace()
 
 
 def bare_span(text: str, start: int, end: int) -> tuple[int, int]:
-    "The span without commas and lone quotes and brackets at its ends; as it is if nothing else is in it."
+    """The span without commas, lone quotes and brackets, emphasis and signs of a list at its ends; as it is if nothing
+    else is in it."""
     first, last = start, end
+    if emphasis := _EMPHASIS.fullmatch(text, first, last):
+        first, last = emphasis.span(2)
+    if sign := _LIST_SIGN.match(text, first, last):
+        first = sign.end()
     while first < last:
         name = text[first:last]
         if _is_no_part(name, name[-1]):
@@ -122,20 +148,17 @@ class LoosePlaces(Places):
         super().__init__(text)
         self._loose: tuple[str, list[int], list[int]] | None = None  # made when first needed
 
-    def _search(self, mention: str) -> tuple[list[tuple[int, int]], str]:
-        spans, reason = super()._search(mention)
-        if reason in ("absent", "inside_word"):
-            for wanted in _trimmed(loose_key(mention.strip(_HIDDEN))[0]):
-                spans = self._by_loose_key(wanted)
-                if spans:
-                    reason = ""
+    def _search(self, mention: str, count: int) -> tuple[list[tuple[int, int]], str]:
+        if "\\" in mention and mention not in self.text:  # JSON's sign before a quote
+            mention = mention.replace("\\", "")
+        spans, reason = super()._search(mention, count)
+        bare = mention.strip(_HIDDEN)
+        if len(spans) < count and reason != "empty":
+            for wanted in _trimmed(loose_key(bare)[0]):
+                spans = self._with(spans, self._by_loose_key(wanted), mention)
+                if len(spans) >= count:
                     break
-        return [self._bare(*span) for span in spans], reason
-
-    def _bare(self, start: int, end: int) -> tuple[int, int]:
-        "The span as `bare_span` has it, unless that cuts a grapheme."
-        first, last = bare_span(self.text, start, end)
-        return (start, end) if self.parts_graphemes(first) or self.parts_graphemes(last) else (first, last)
+        return [self._tidied(*span, bare) for span in spans], "" if spans else reason
 
     def _by_loose_key(self, wanted: str) -> list[tuple[int, int]]:
         "The places whose loose key is `wanted`."
@@ -158,3 +181,37 @@ class LoosePlaces(Places):
                 next_at = bisect_left(starts, _next_word(self.text, starts[at])) if is_hostile else at + 1
             at = key.find(wanted, max(next_at, at + 1))
         return spans
+
+# %% ../../nbs/03_text/12_loose_matching.ipynb #2c08d417
+_ONE_QUOTE = r"(?:``|''|&(?:quot|apos|[lr][sd]quo|[lr]aquo|#\d\d|#82\d\d);|[\"'`“”„‟«»‹›‘’‚‛「」『』《》〈〉〝〞〟＂])"
+_QUOTE_BEFORE = re.compile(rf"(?:{_ONE_QUOTE}|«[ \u00a0\u202f])$")
+_QUOTE_BEHIND = re.compile(rf"{_ONE_QUOTE}|[ \u00a0\u202f]»")
+_LAST_LETTER = re.compile(r"\.[^\W\d_]$")
+
+
+def _lacks(name: str, sign: str, mention: str) -> bool:
+    "Whether `sign` beside `name` is the partner of a quote in it that the teacher left out."
+    if sign not in _QUOTES or not sign or sign in mention:
+        return False
+    if sign == '"':
+        return name.count(sign) % 2 == 1
+    return any(name.count(b if sign == a else a) > name.count(sign) for a, b in _PARTNERS.items() if sign in (a, b))
+
+
+@patch
+def _tidied(self: LoosePlaces, start: int, end: int, mention: str) -> tuple[int, int]:
+    "The span with the signs that belong to it and without the others, unless that cuts a grapheme."
+    first, last = bare_span(self.text, start, end)
+    if self.text.startswith(".", last) and self.text[last - 1] != ".":
+        if mention.endswith("."):
+            first, last = self._without_stop(first, last + 1)
+        elif "." not in mention and _LAST_LETTER.search(self.text, first, last):
+            last += 1
+    name = self.text[first:last]
+    first -= _lacks(name, self.text[first - 1 : first], mention)
+    last += _lacks(name, self.text[last : last + 1], mention)
+    if _unquoted(mention) != mention and not _QUOTE_BEHIND.match(self.text, first):
+        before = _QUOTE_BEFORE.search(self.text, max(0, first - 8), first)
+        behind = _QUOTE_BEHIND.match(self.text, last)
+        first, last = (before.start(), behind.end()) if before and behind else (first, last)
+    return (start, end) if self.parts_graphemes(first) or self.parts_graphemes(last) else (first, last)

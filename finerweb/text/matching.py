@@ -8,6 +8,7 @@ __all__ = ['spelling_key', 'Places']
 # %% ../../nbs/03_text/03_matching.ipynb #b86621c2
 import re
 import unicodedata
+from bisect import bisect_left
 from functools import lru_cache
 
 from fastcore.basics import patch
@@ -20,9 +21,10 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f\u2e80-\u2fdf"
     "\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_ALIKE = {c: '"' for c in "“”„‟«»〝〞〟＂″"} | {c: "'" for c in "‘’‚‛‹›`´ʼʹʻ′"} | {c: "-" for c in "−﹘﹣－"}
+_ALIKE = {c: '"' for c in "“”„‟«»〝〞〟＂″״"} | {c: "'" for c in "‘’‚‛‹›`´ʼʹʻ′׳"} | {c: "-" for c in "−﹘﹣－"}
 _ALIKE |= {"İ": "i", "ı": "i", "ـ": ""}
-_SELECTOR = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # only tells how another character is drawn
+# only tells how another character is drawn
+_SELECTOR = re.compile("[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 def _fold_part(character: str) -> str:
@@ -54,7 +56,8 @@ _FOLDS = _Folds()
 _SPARE = (  # (a sign without which a key holds nothing of the kind, what is dropped)
     ("  ", re.compile(" +(?= )")),  # all blanks of a row but the last
     (" ", re.compile(rf" (?:(?=[{_UNSPACED}])|(?<=[{_UNSPACED}] ))")),  # blanks beside letters of those scripts
-    ("\u0307", re.compile("(?<=i)\u0307")),  # the Turkish dot
+    # the Turkish dot, also behind up to four other marks
+    ("\u0307", re.compile("|".join(rf"(?<=i[^\w\s\0-\x7f]{{{n}}})\u0307" for n in range(5)))),
 )
 
 
@@ -97,7 +100,9 @@ def spelling_key(text: str) -> tuple[str, list[int]]:
 
 # %% ../../nbs/03_text/03_matching.ipynb #8061588f
 _WRITES_NO_BLANKS = re.compile(f"[{_UNSPACED}]")
-_HANGUL = re.compile("[\uac00-\ud7a3]")
+_HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff]")
+# letters of Latin, Greek and Cyrillic, with the marks on them
+_EUROPEAN = re.compile(r"[^\W\d_\u0530-\u1cff\u2000-\U0010ffff]|[\u0300-\u036fａ-ｚＡ-Ｚ]")
 # what Arabic and Hebrew write before a word without a blank: and, in, to, like, from, the, that
 _CLITICS = re.compile(r"(?:^|\W)(?:[وفبكل]{1,2}|[ובלכמשה]{1,2})$")
 _GLUE = "\u00ad\u034f\u200d\u2060\ufeff"  # invisible, and the word goes on behind them
@@ -123,12 +128,23 @@ def _links(character: str) -> bool:
     return character == "\u200d" or (unicodedata.combining(character) == 9 and character != "\u103a")
 
 
+def _changes_script(pair: str) -> bool:
+    "Whether Latin, Greek or Cyrillic letters meet those of another alphabet between two neighbours, or digits Hangul."
+    before, after = pair
+    if before.isdecimal() or after.isdecimal():
+        return _HANGUL.search(pair) is not None
+    one_is_european = (_EUROPEAN.match(before) is None) != (_EUROPEAN.match(after) is None)
+    return one_is_european and all(unicodedata.category(c)[0] == "L" or _EUROPEAN.match(c) for c in pair)
+
+
 @lru_cache(maxsize=1 << 16)
 def _in_word(pair: str, ending: bool) -> bool:
     "Whether two neighbours belong to one word; `ending`: a match would end between them."
     if pair.isdecimal():
         return True
     if _WRITES_NO_BLANKS.search(pair) or (ending and _HANGUL.match(pair[0]) and _HANGUL.match(pair[1])):
+        return False
+    if ending and _changes_script(pair):
         return False
     return all(unicodedata.category(c)[0] in "LNM" for c in pair)
 
@@ -143,26 +159,23 @@ def _edge(pair: str, ending: bool) -> bool | None:
     return not joined and not _in_word(pair, ending)
 
 # %% ../../nbs/03_text/03_matching.ipynb #db3e372e
-_AROUND = " .,;:!?'\"()[]{}<>*_-。、，；：！？।॥۔؟،؛…·「」『』《》【】"
+_AROUND = " .,;:!?'\"()[]{}<>*_~#@|\\¡¿•-。、，；：！？।॥۔؟،؛…·「」『』《》〈〉【】〔〕։።፣၊။།"
 _FEW = 4  # signs on either side that are taken off one by one; more come off all at once
+_COMMAS = ",;:،؛、，；：၊።፣।॥۔"  # also full stops that are no part of an abbreviation
 _PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
-_LONG_WORD = re.compile(rf"(?:(?![{_UNSPACED}\d_])\w){{5,}}\.$")
+# no abbreviation and no ordinal number: five letters, three Arabic ones, three digits
+_LONG_WORD = re.compile(rf"(?:(?:(?![{_UNSPACED}\d_])\w){{5,}}|[\u0620-\u06d3]{{3,}}|\d{{3,}})\.$")
 _INVISIBLE = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD)
+_Span = tuple[int, int]
 _HIDDEN = " \t\n\r\u00a0\u3000" + "".join(map(chr, _INVISIBLE))
 
 
-def _without_stop(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    "The spans without the full stop of the sentence, which teachers copy with the last name; \"Corp.\" keeps its own."
-    first_end = spans[0][1]
-    if text[first_end - 1] != ".":
-        return spans
-    shorter = []
-    for start, end in spans:
-        behind = text[end : end + 9]
-        may_end = not behind or (behind[0].isspace() and not behind.lstrip()[:1].islower())
-        has_stop = may_end and _LONG_WORD.search(text, start, end)
-        shorter.append((start, end - 1) if has_stop else (start, end))
-    return shorter
+def _unquoted(mention: str) -> str:
+    "The mention without the quotes around all of it; as it is where it has none."
+    is_quoted = len(mention) > 2 and mention[0] + mention[-1] in _PAIRS
+    if not is_quoted or {mention[0], mention[-1]} & set(mention[1:-1]):
+        return mention
+    return mention[1:-1].strip(_HIDDEN)
 
 
 def _trimmed(key: str) -> list[str]:
@@ -183,8 +196,10 @@ class Places:
         self.text = text
         self._grapheme_ends: set[int] | None = None  # made when first needed, as the key is
         self._key: tuple[str, list[int]] | None = None
-        self._answers: dict[str, tuple[list[tuple[int, int]], str]] = {}  # mention -> what `find` gave
-        self.attached: set[tuple[int, int]] = set()  # places found behind a clitic
+        self._answers: dict[tuple[str, int], tuple[list[_Span], str]] = {}  # what `find` gave
+        self._stops: dict[tuple[str, str], bool] = {}  # name, sign behind it -> whether the sign is the sentence's
+        self.attached: set[_Span] = set()  # places found behind a clitic
+        self.others: set[_Span] = set()  # places of another spelling than the one that was found first
 
     def _may_be_linked(self, before: int) -> bool:
         "Whether the character at `before` may tie the next one to it: half a flag, or a mark behind a link."
@@ -208,13 +223,14 @@ class Places:
         end = start + len(mention)
         return self.text.startswith(mention, start) and not (self.parts_graphemes(start) or self.parts_graphemes(end))
 
-    def find(self, mention: str) -> tuple[list[tuple[int, int]], str]:
-        "The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (or inside a grapheme)."
-        if mention not in self._answers:
-            self._answers[mention] = self._search(mention)
-        return self._answers[mention]
+    def find(self, mention: str, count: int = 1) -> tuple[list[_Span], str]:
+        """The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (or inside a grapheme). Other
+        spellings are looked for until there are `count` of them."""
+        if (mention, count) not in self._answers:
+            self._answers[mention, count] = self._search(mention, count)
+        return self._answers[mention, count]
 
-    def _look_closer(self, start: int, end: int) -> tuple[int, int] | None:
+    def _look_closer(self, start: int, end: int) -> _Span | None:
         "The span with the invisible signs behind it; None if it ends in a grapheme, or a word goes on around it."
         text = self.text
         while self.parts_graphemes(end) and not _FOLDS[ord(text[end])]:
@@ -234,15 +250,18 @@ class Places:
 
 # %% ../../nbs/03_text/03_matching.ipynb #fcb7cc83
 @patch
-def _fit(self: Places, start: int, end: int) -> tuple[int, int] | None:
+def _fit(self: Places, start: int, end: int) -> _Span | None:
     "The span with the invisible signs that hang on its last letter; None inside a word or grapheme."
     text = self.text
     begins = start == 0 or _edge(text[start - 1 : start + 1], False)
     ends = end == len(text) or _edge(text[end - 1 : end + 1], True)
     if begins and ends:
         return start, end
-    clitic = begins is False and end - start >= 3 and _CLITICS.search(text[max(0, start - 3) : start])
-    if clitic and not self.parts_graphemes(start):
+    hangs_on = begins is False and (
+        _changes_script(text[start - 1 : start + 1])
+        or (end - start >= 3 and _CLITICS.search(text[max(0, start - 3) : start]))
+    )
+    if hangs_on and not self.parts_graphemes(start):
         if ends or (ends is None and self._look_closer(start, end)):
             self.attached.add((start, end))
             return start, end
@@ -264,7 +283,7 @@ def _next_word(text: str, at: int) -> int:
 
 
 @patch
-def _exact(self: Places, mention: str) -> tuple[list[tuple[int, int]], bool]:
+def _exact(self: Places, mention: str) -> tuple[list[_Span], bool]:
     "The places of exactly `mention`, and whether any place was rejected."
     spans, rejections, at = [], 0, self.text.find(mention)
     while at >= 0:
@@ -280,7 +299,7 @@ def _exact(self: Places, mention: str) -> tuple[list[tuple[int, int]], bool]:
 
 # %% ../../nbs/03_text/03_matching.ipynb #9a2bcfb8
 @patch
-def _by_key(self: Places, wanted: str) -> tuple[list[tuple[int, int]], bool]:
+def _by_key(self: Places, wanted: str) -> tuple[list[_Span], bool]:
     "The places whose key is `wanted`, and whether any place was rejected."
     self._key = self._key or spelling_key(self.text)
     key, offsets = self._key
@@ -304,6 +323,12 @@ def _by_key(self: Places, wanted: str) -> tuple[list[tuple[int, int]], bool]:
 @patch
 def _attempts(self: Places, mention: str, bare: str):
     "Yields what the searches give, in the order in which they are tried."
+    inner = _unquoted(bare)
+    if inner != bare:
+        if inner[-1:] not in _COMMAS:
+            yield self._exact(bare)
+            yield self._by_key(spelling_key(bare)[0])
+        mention = bare = inner
     for spelling in dict.fromkeys((mention, bare)):
         yield self._exact(spelling)
     for wanted in _trimmed(spelling_key(bare)[0].strip()):
@@ -311,16 +336,46 @@ def _attempts(self: Places, mention: str, bare: str):
 
 
 @patch
-def _search(self: Places, mention: str) -> tuple[list[tuple[int, int]], str]:
+def _without_stop(self: Places, start: int, end: int) -> _Span:
+    """The span without the sign that ends the sentence, which teachers copy with the last name: its word is long, or
+    the name stands without it elsewhere. "Corp." and "Yahoo!" keep their own."""
+    sign, behind = self.text[end - 1], self.text[end : end + 9]
+    may_end = not behind or (behind[0].isspace() and not behind.lstrip()[:1].islower())
+    name = self.text[start:end].rstrip(".!?…") if sign in ".!?…" and may_end else ""
+    if not name.strip(_AROUND):
+        return start, end
+    if (name, sign) not in self._stops:
+        is_long = sign == "." and _LONG_WORD.search(self.text, start, end)
+        elsewhere = (self.text[last : last + 1] != sign for _, last in self._exact(name)[0])
+        self._stops[name, sign] = bool(is_long) or any(elsewhere)
+    return (start, start + len(name)) if self._stops[name, sign] else (start, end)
+
+
+@patch
+def _with(self: Places, spans: list[_Span], more: list[_Span], mention: str) -> list[_Span]:
+    "The spans and those of `more` that overlap none, ascending; beside a place of US the pronoun is none."
+    if not spans or not more:
+        return spans or more
+    starts = [start for start, _ in spans]
+    added = set()
+    for start, end in more:
+        n = bisect_left(starts, end)
+        overlaps = n > 0 and spans[n - 1][1] > start
+        if not overlaps and (mention.islower() or not self.text[start:end].islower()):
+            added.add((start, end))
+    self.others |= added
+    return sorted(added.union(spans))
+
+
+@patch
+def _search(self: Places, mention: str, count: int) -> tuple[list[_Span], str]:
     bare = mention.strip(_HIDDEN)
-    is_quoted = len(bare) > 2 and bare[0] + bare[-1] in _PAIRS
-    if is_quoted and not {bare[0], bare[-1]} & set(bare[1:-1]):
-        mention = bare = bare[1:-1].strip(_HIDDEN)  # without the teacher's own quotes
-    if not bare.strip():  # nothing, or line separators only
+    if not _unquoted(bare).strip():  # nothing, or line separators only
         return [], "empty"
-    any_rejected = False
-    for spans, rejected in self._attempts(mention.strip(), bare):
+    spans, any_rejected = [], False
+    for more, rejected in self._attempts(mention.strip(), bare):
         any_rejected |= rejected
-        if spans:
-            return _without_stop(self.text, spans), ""
-    return [], "inside_word" if any_rejected else "absent"
+        spans = self._with(spans, [self._without_stop(*span) for span in more], mention)
+        if len(spans) >= count:
+            break
+    return spans, "" if spans else "inside_word" if any_rejected else "absent"
