@@ -36,7 +36,7 @@ $(READY): settings.ini setup.py pyproject.toml requirements.lock $(if $(ASKED),$
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@grep -v '^torch==' requirements.lock > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev,onnx]'
 	@$(if $(ASKED),echo '$(TORCH)' > $(VENV)/.torch)
 	@touch $@
 

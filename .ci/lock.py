@@ -38,7 +38,8 @@ if __name__ == "__main__":
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
     settings = config["DEFAULT"]
-    requirements = [*settings["requirements"].split(), *settings["dev_requirements"].split()]
+    extras = ["requirements", "dev_requirements", "onnx_requirements"]  # what `make setup` installs
+    requirements = [requirement for extra in extras for requirement in settings[extra].split()]
     lines = [f"{name}=={version}\n" for name, version in closure(requirements).items()]
     (ROOT / "requirements.lock").write_text(HEAD + "".join(lines), encoding="utf-8")
     print(f"requirements.lock: {len(lines)} packages")

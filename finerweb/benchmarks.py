@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .data import Entity, Passage, check_entities, storable
-from .source.conll import UNSPACED, file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags
+from .source.conll import file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags, tokens_are_text
 from finerweb.source.test_sets import (
     benchmark_entry,
     data_file,
@@ -177,15 +177,11 @@ def _read_rows(entry: dict, path: Path | None) -> tuple[str, _Rows, list[str]]:
     return hub_address(entry), rows, entry["names"] or names
 
 
-def _has_space_tokens(rows: _Rows, entry: dict) -> bool:
-    "Whether a set in a script without spaces keeps the spaces of its text as tokens."
-    if entry["script"] not in UNSPACED:
-        return False
-    for _, row in rows:
-        tokens = row.get(entry["tokens"]) if isinstance(row, dict) else None
-        if isinstance(tokens, list) and any(isinstance(token, str) and token.isspace() for token in tokens):
-            return True
-    return False
+def _are_text(rows: _Rows, entry: dict) -> bool:
+    "Whether the tokens of the rows, joined, are the text."
+    columns = [row.get(entry["tokens"]) for _, row in rows if isinstance(row, dict)]
+    lists = [[token for token in column if isinstance(token, str)] for column in columns if isinstance(column, list)]
+    return tokens_are_text(lists, entry["script"])
 
 # %% ../nbs/30_benchmarks.ipynb #79549268
 def read_benchmark(entry: dict) -> Benchmark:
@@ -194,7 +190,7 @@ def read_benchmark(entry: dict) -> Benchmark:
     entry = benchmark_entry(entry)
     path, name = data_file(entry), entry["name"]
     where, rows, entry["names"] = _read_rows(entry, path)
-    verbatim = _has_space_tokens(rows, entry)
+    verbatim = _are_text(rows, entry)
     passages, documents, dropped, repaired, unmapped = [], [], [], 0, Counter()
     for n, row in rows:
         try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['targets', 'split', 'classes', 'filter_scores', 'language_scores', 'notes_on_training', 'reliability',
-           'last_checkpoint', 'encode', 'train_filter', 'fit_head']
+           'usual_rate', 'last_checkpoint', 'encode', 'train_filter', 'fit_head']
 
 # %% ../nbs/12_filter.ipynb #d350b497
 import hashlib
@@ -136,6 +136,13 @@ def reliability(
     return rows, sum(r["passages"] * abs(r["predicted"] - r["rated"]) for r in rows) / max(1, len(targets))
 
 # %% ../nbs/12_filter.ipynb #27f104d2
+def usual_rate(encoder: str) -> float:
+    "The learning rate that suits an encoder: a large one if its weights are fresh, a small one if it is pretrained."
+    from finerweb.models.encoders import UNTRAINED
+
+    return 0.004 if encoder in UNTRAINED else 5e-5
+
+
 def last_checkpoint(folder: Path, mark: str) -> str | None:
     "The newest whole checkpoint of the training `mark` in `folder`; what another training left there is deleted."
     mark_file = folder / "mark"

@@ -186,7 +186,7 @@ def check_judge(spec: dict) -> dict:
     """`spec`, if it names a judge that can be made: a chat teacher, one's own with `judge`, or, if it is empty, none.
     Raises ValueError that says which field is wrong."""
     if spec and check_teacher(spec)["kind"] in ("weak", "student"):
-        who = f"judge {spec['name']!r} is of kind {spec['kind']}"
+        who = f"judge {spec['name']!r} is a {spec['kind']} teacher"
         raise ValueError(f"{who}, which cannot judge; name a chat teacher, or none")
     return require_methods(spec, "judge")
 

@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'OPENAI', 'WeakTeacher', 'check_teacher', 'is_chat', 'can_ra
 
 # %% ../nbs/09_teachers.ipynb #bd4f869c
 import hashlib
-import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable
@@ -59,10 +59,10 @@ _SERVED = _CHAT | {"base_url": str, "api_key_env": str, "structured": str, "most
 KINDS: dict[str, dict] = {
     "weak": {"method": str},
     "python": {"object": str},
-    "student": {"model": str, "labels": _LABELS, "threshold": _NUMBER, "least": _NUMBER, "batch": int},
     "endpoint": _SERVED | {"timeout": _NUMBER},
     "vllm": _CHAT | {"engine": dict},
     "batch": _SERVED | {"poll": _NUMBER},
+    "student": {"model": str, "labels": _LABELS, "threshold": _NUMBER, "least": _NUMBER, "batch": int},
 }
 OPENAI = "https://api.openai.com/v1"
 
@@ -84,10 +84,11 @@ def check_teacher(spec: dict) -> dict:
             raise ValueError(f"{who}: {field} is {value!r:.200}, expected {_EXPECTED[fields[field]]}")
     if kind == "weak":
         return _check_weak(spec, who)
+    if not spec.get("model", "").strip():
+        what = "a student's folder or its name on the hub" if kind == "student" else "its name on its server or hub"
+        raise ValueError(f"{who}: a {kind} teacher needs `model`, {what}")
     if kind == "student":
         return _check_student(spec, who)
-    if not spec.get("model", "").strip():
-        raise ValueError(f"{who}: a {kind} teacher needs `model`, the name by which its server or hub knows it")
     return _check_served(spec, who) if kind in ("endpoint", "batch") else spec
 
 
@@ -144,7 +145,7 @@ def run_student(spec: dict) -> tuple[str, ...]:
 
 def with_folder(spec: dict, folders: list[str]) -> dict:
     "`spec`; that of a student with its model's folder as a whole path, where it lies in one of `folders`."
-    if spec.get("kind") != "student" or not isinstance(spec.get("model"), str):
+    if spec.get("kind") != "student" or not isinstance(spec.get("model"), str) or not spec["model"]:
         return spec
     places = [Path(folder) / Path(spec["model"]).expanduser() for folder in folders]
     return spec | {"model": next((str(place) for place in places if place.is_dir()), spec["model"])}
@@ -171,18 +172,23 @@ def _check_model(model: str, who: str) -> None:
         raise ValueError(f"{who}: {error}") from None
     if folder is None:
         return
+    if (folder / "gliner_config.json").is_file():
+        if importlib.util.find_spec("gliner") is None:
+            advice = "pip install 'finerweb[gliner]'"
+            raise ValueError(f"{who}: {folder} holds a GLiNER, and the gliner library is not installed; {advice}")
+        return
     try:
         holds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         holds = "unknown"
-    if holds != "finerweb-binder" and not (folder / "gliner_config.json").is_file():
+    if holds != "finerweb-binder":
         raise ValueError(f"{who}: {folder} holds a model of the type {holds!r}, which is no student; {_EXPECTED_MODEL}")
 
 # %% ../nbs/09_teachers.ipynb #83484fef
 def _check_student(spec: dict, who: str) -> dict:
     "A student's model, labels and numbers."
     labels = spec.get("labels")
-    _check_model(spec.get("model", ""), who)
+    _check_model(spec["model"], who)
     if not labels:
         raise ValueError(f"{who}: a student needs `labels`, what it is asked for: expected {_EXPECTED[_LABELS]}")
     for label in [*labels, *(labels.values() if isinstance(labels, dict) else ())]:

@@ -278,7 +278,7 @@ def check_translator(spec: dict) -> dict:
             raise ValueError(f"{who} has the fields name, kind, project and cap; found {', '.join(strange)}")
     elif check_teacher(spec)["kind"] in ("weak", "student"):
         advice = "name a chat teacher, {name: google, kind: google}, or none"
-        raise ValueError(f"translator {spec['name']!r} is of kind {spec['kind']}, which cannot translate; {advice}")
+        raise ValueError(f"translator {spec['name']!r} is a {spec['kind']} teacher, which cannot translate; {advice}")
     return require_methods(spec, "translate")
 
 

@@ -46,6 +46,31 @@ def read(folder, **more) -> Benchmark:
 GOOD = {"tokens": ["Ada", "Lovelace", "wrote", "."], "ner_tags": ["B-PER", "I-PER", "O", "O"]}
 
 
+SPELLED = 'IS는 "KBS  2TV"를\u00a0봤다'  # a set of characters, blanks among them
+SPELLED_TAGS = ["B-OG", "I-OG", "O", "O", "B-OG", *["I-OG"] * 9, *"OOOO"]
+
+
+@pytest.mark.parametrize("form", ["tab", "blank", "json"])
+def test_characters_with_blanks_are_the_text_as_written(tmp_path, form):
+    pairs = list(zip(SPELLED, SPELLED_TAGS, strict=True))
+    gap = "\t" if form == "tab" else " "
+    lines = [f"{character}{gap}{tag}" for character, tag in pairs]
+    row = json.dumps({"tokens": list(SPELLED), "ner_tags": SPELLED_TAGS})
+    path = tmp_path / ("x.jsonl" if form == "json" else "x.conll")
+    path.write_text(row if form == "json" else "\n".join([f"## id-0\t{SPELLED}", *lines, "", *lines]), encoding="utf-8")
+    read = read_benchmark({"name": "x", "path": str(path), "language": "ko"})
+    assert not read.dropped and not read.repaired and not read.unmapped
+    for passage in read.passages:
+        assert passage.text == SPELLED
+        assert [passage.mention(e) for e in passage.entities] == ["IS", '"KBS  2TV"']
+
+
+def test_a_stray_blank_among_words_does_not_join_them(folder):
+    words = "Ada Lovelace wrote this in the year 1843 , and it was the first of its kind .".split()
+    write(folder, [{"tokens": [*words, " "], "ner_tags": ["B-PER", "I-PER", *["O"] * (len(words) - 1)]}])
+    assert read(folder).passages[0].text.startswith("Ada Lovelace wrote")
+
+
 def test_tags_are_read_as_seqeval_reads_them():
     rng = random.Random(1)
     choices = ("O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in ("PER", "LOC")))

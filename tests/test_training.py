@@ -141,6 +141,26 @@ def test_contrastive_loss_by_hand():
     assert doubted.item() == pytest.approx((first + rivals.log()).item() / 2, abs=1e-5)
 
 
+def test_no_step_multiplies_matrices_of_whole_numbers(tiny_encoder):
+    "A GPU cannot: torch has no such product for CUDA, and every training on one would stop."
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoWholeProducts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = func.overloadpacket._qualified_op_name
+            is_product = name in ("aten::mm", "aten::mv", "aten::addmv", "aten::addmm", "aten::bmm", "aten::dot")
+            if is_product and not any(a.is_floating_point() for a in args if isinstance(a, torch.Tensor)):
+                raise NotImplementedError(f"{name} of whole numbers")
+            return func(*args, **(kwargs or {}))
+
+    with pytest.raises(NotImplementedError), NoWholeProducts():
+        torch.ones(2, 2, dtype=torch.long) @ torch.ones(2, dtype=torch.long)
+    model = untrained(tiny_encoder)
+    with NoWholeProducts():
+        train_binder(model, rows(), **(TRAINING | dict(steps=2)))
+        model.predict([row["text"] for row in rows()], ["person"], 0.0, progress=False)
+
+
 def test_a_contrast_asks_every_batch_for_all_labels_or_collapses(tiny_encoder, monkeypatch):
     options = TRAINING | dict(loss="binder", candidates=1.0, batch=1, steps=80)
     labels, calls = ["person", "country", "town"], []

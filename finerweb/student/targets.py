@@ -199,7 +199,8 @@ def make_targets(
     gold = [(row, g) for row, example in enumerate(examples) for g in example.gold]
     places = torch.tensor([(row, g.first, g.last) for row, g in gold], dtype=torch.long).reshape(-1, 3)
     # one number for each span: sorted, and each span once
-    keys = torch.cat([spans, places.to(spans.device)]) @ torch.tensor([length**2, length, 1], device=spans.device)
+    row, first, last = torch.cat([spans, places.to(spans.device)]).unbind(1)
+    keys = (row * length + first) * length + last
     keys, positions = keys.unique(return_inverse=True)
     gold_positions = positions[len(spans) :]
     spans = torch.stack([keys // length**2, keys // length % length, keys % length], dim=1)

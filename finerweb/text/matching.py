@@ -8,7 +8,6 @@ __all__ = ['spelling_key', 'Places']
 # %% ../../nbs/03_text/03_matching.ipynb #b86621c2
 import re
 import unicodedata
-from bisect import bisect_left
 from functools import lru_cache
 
 from fastcore.basics import patch
@@ -158,48 +157,18 @@ def _edge(pair: str, ending: bool) -> bool | None:
         return None
     return not joined and not _in_word(pair, ending)
 
-# %% ../../nbs/03_text/03_matching.ipynb #db3e372e
-_AROUND = " .,;:!?'\"()[]{}<>*_~#@|\\¡¿•-。、，；：！？।॥۔؟،؛…·「」『』《》〈〉【】〔〕։።፣၊။།"
-_FEW = 4  # signs on either side that are taken off one by one; more come off all at once
-_COMMAS = ",;:،؛、，；：၊።፣।॥۔"  # also full stops that are no part of an abbreviation
-_PAIRS = frozenset(('""', "''", "“”", "„“", "„”", "‘’", "«»", "‹›", "「」", "『』", "《》", "``"))
-# no abbreviation and no ordinal number: five letters, three Arabic ones, three digits
-_LONG_WORD = re.compile(rf"(?:(?:(?![{_UNSPACED}\d_])\w){{5,}}|[\u0620-\u06d3]{{3,}}|\d{{3,}})\.$")
-_INVISIBLE = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD)
-_Span = tuple[int, int]
-_HIDDEN = " \t\n\r\u00a0\u3000" + "".join(map(chr, _INVISIBLE))
-
-
-def _unquoted(mention: str) -> str:
-    "The mention without the quotes around all of it; as it is where it has none."
-    is_quoted = len(mention) > 2 and mention[0] + mention[-1] in _PAIRS
-    if not is_quoted or {mention[0], mention[-1]} & set(mention[1:-1]):
-        return mention
-    return mention[1:-1].strip(_HIDDEN)
-
-
-def _trimmed(key: str) -> list[str]:
-    "The key, then the key without signs around it: the fewest signs first."
-    first, last = len(key) - len(key.lstrip(_AROUND)), len(key.rstrip(_AROUND))
-    starts = range(min(first, _FEW) + 1)
-    ends = range(len(key), max(last, len(key) - _FEW) - 1, -1)
-    spans = [(start, end) for start in starts for end in ends if start < end]
-    spans += [(first, last)] if first < last else []
-    longest_first = sorted(spans, key=lambda span: span[0] - span[1])
-    return [k for k in dict.fromkeys(key[start:end].strip() for start, end in longest_first) if k]
-
 # %% ../../nbs/03_text/03_matching.ipynb #c9dae059
+_Span = tuple[int, int]
+
+
 class Places:
-    "The places of mentions in one text."
+    "The places of one spelling in a text."
 
     def __init__(self, text: str):
         self.text = text
         self._grapheme_ends: set[int] | None = None  # made when first needed, as the key is
         self._key: tuple[str, list[int]] | None = None
-        self._answers: dict[tuple[str, int], tuple[list[_Span], str]] = {}  # what `find` gave
-        self._stops: dict[tuple[str, str], bool] = {}  # name, sign behind it -> whether the sign is the sentence's
         self.attached: set[_Span] = set()  # places found behind a clitic
-        self.others: set[_Span] = set()  # places of another spelling than the one that was found first
 
     def _may_be_linked(self, before: int) -> bool:
         "Whether the character at `before` may tie the next one to it: half a flag, or a mark behind a link."
@@ -222,13 +191,6 @@ class Places:
         "Whether exactly `mention` stands at `start`, and cuts no grapheme."
         end = start + len(mention)
         return self.text.startswith(mention, start) and not (self.parts_graphemes(start) or self.parts_graphemes(end))
-
-    def find(self, mention: str, count: int = 1) -> tuple[list[_Span], str]:
-        """The spans, ascending, and why there is none: `empty`, `absent`, `inside_word` (or inside a grapheme). Other
-        spellings are looked for until there are `count` of them."""
-        if (mention, count) not in self._answers:
-            self._answers[mention, count] = self._search(mention, count)
-        return self._answers[mention, count]
 
     def _look_closer(self, start: int, end: int) -> _Span | None:
         "The span with the invisible signs behind it; None if it ends in a grapheme, or a word goes on around it."
@@ -318,64 +280,3 @@ def _by_key(self: Places, wanted: str) -> tuple[list[_Span], bool]:
             next_at = at + 1 if rejections < _MANY_REJECTIONS else _next_word(key, at)
         at = key.find(wanted, next_at)
     return spans, rejections > 0
-
-# %% ../../nbs/03_text/03_matching.ipynb #465a9f14
-@patch
-def _attempts(self: Places, mention: str, bare: str):
-    "Yields what the searches give, in the order in which they are tried."
-    inner = _unquoted(bare)
-    if inner != bare:
-        if inner[-1:] not in _COMMAS:
-            yield self._exact(bare)
-            yield self._by_key(spelling_key(bare)[0])
-        mention = bare = inner
-    for spelling in dict.fromkeys((mention, bare)):
-        yield self._exact(spelling)
-    for wanted in _trimmed(spelling_key(bare)[0].strip()):
-        yield self._by_key(wanted)
-
-
-@patch
-def _without_stop(self: Places, start: int, end: int) -> _Span:
-    """The span without the sign that ends the sentence, which teachers copy with the last name: its word is long, or
-    the name stands without it elsewhere. "Corp." and "Yahoo!" keep their own."""
-    sign, behind = self.text[end - 1], self.text[end : end + 9]
-    may_end = not behind or (behind[0].isspace() and not behind.lstrip()[:1].islower())
-    name = self.text[start:end].rstrip(".!?…") if sign in ".!?…" and may_end else ""
-    if not name.strip(_AROUND):
-        return start, end
-    if (name, sign) not in self._stops:
-        is_long = sign == "." and _LONG_WORD.search(self.text, start, end)
-        elsewhere = (self.text[last : last + 1] != sign for _, last in self._exact(name)[0])
-        self._stops[name, sign] = bool(is_long) or any(elsewhere)
-    return (start, start + len(name)) if self._stops[name, sign] else (start, end)
-
-
-@patch
-def _with(self: Places, spans: list[_Span], more: list[_Span], mention: str) -> list[_Span]:
-    "The spans and those of `more` that overlap none, ascending; beside a place of US the pronoun is none."
-    if not spans or not more:
-        return spans or more
-    starts = [start for start, _ in spans]
-    added = set()
-    for start, end in more:
-        n = bisect_left(starts, end)
-        overlaps = n > 0 and spans[n - 1][1] > start
-        if not overlaps and (mention.islower() or not self.text[start:end].islower()):
-            added.add((start, end))
-    self.others |= added
-    return sorted(added.union(spans))
-
-
-@patch
-def _search(self: Places, mention: str, count: int) -> tuple[list[_Span], str]:
-    bare = mention.strip(_HIDDEN)
-    if not _unquoted(bare).strip():  # nothing, or line separators only
-        return [], "empty"
-    spans, any_rejected = [], False
-    for more, rejected in self._attempts(mention.strip(), bare):
-        any_rejected |= rejected
-        spans = self._with(spans, [self._without_stop(*span) for span in more], mention)
-        if len(spans) >= count:
-            break
-    return spans, "" if spans else "inside_word" if any_rejected else "absent"

@@ -29,7 +29,7 @@ def longest_first(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(words, key=lambda word: (-len(word), word)))
 
 # %% ../../nbs/03_text/07_word_lists.ipynb #00c1f5ea
-_SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml"}
+_SHARED = {"Latn": "world.yaml", "Cyrl": "world_cyrl.yaml", "Deva": "world_deva.yaml"}
 
 
 def _read_word_list(path: Path) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..text.common_nouns import CommonNouns
 from ..text.word_lists import name_key
 from .capitals import Statistics, Word, runs
 from .lexicon import Lexicon, ScoredLabel
@@ -117,6 +118,8 @@ class Tables:
         self.titles, self.particles, self.areas = kind("title"), kind("particle"), kind("area")
         self.nations, self.offices, self.opening = kind("nation_names"), kind("office"), kind("opening")
         self.stop = kind("stop") | kind("function") | kind("calendar")
+        # learned stems are exact, those of a list's endings may be stems of other words too
+        self.stop_stems = frozenset() if kind("ending") else self.stop
         self.alone = self.heads | self.places | self.titles | self.areas | self.offices | kind("event") | kind("alone")
         self.tails = _tails(lexicon)
         self.vocabulary = sum(statistics.lower.values())
@@ -142,8 +145,10 @@ class Tables:
 def is_name(word: Word, alone: bool, tables: Tables) -> bool:
     "Whether a capitalised word may be (part of) a name; `alone` if it is the whole run."
     key, counts, lexicon = word.key, tables.statistics, tables.lexicon
-    if key in tables.stop or key.partition("'")[0] in tables.stop:
+    if key in tables.stop or key.partition("'")[0] in tables.stop or word.stem in tables.stop_stems:
         return key in tables.titles
+    if counts.nouns and _is_common_noun(word, counts.nouns, tables):
+        return False
     small, capitalised = counts.lower[key], counts.middle[key]
     if not word.weak:
         return (capitalised + 1) * 8 >= small
@@ -159,14 +164,28 @@ def is_name(word: Word, alone: bool, tables: Tables) -> bool:
     return not alone or tables.vocabulary > BIG_VOCABULARY
 
 
+def _is_common_noun(word: Word, nouns: CommonNouns, tables: Tables) -> bool:
+    "Whether a word is a common noun and no sure name; an organisation may be called like one (*Spiegel*)."
+    key, entry = word.key, tables.lexicon.names.get(word.key)
+    if word.surface.isupper() or key in tables.alone or key in tables.lexicon.first:
+        return False
+    if entry and entry.score > 0.84 and (type_of(entry.label) == LOCATION or nouns.share(key) < 0.3):
+        return False
+    return nouns.is_common(key)
+
+
 def without_common(run: list[Word], tables: Tables) -> list[list[Word]]:
     "The parts of a run between its common words."
     parts: list[list[Word]] = [[]]
+    kept, follows = 0, False  # where a whole name of the lexicon ends, and whether a first name stands before
     for n, word in enumerate(run):
         rest = run[n:]
         if not parts[-1] and 1 < len(rest) <= 12 and tables.entry(rest):
             return [*parts[:-1], rest]
-        if is_name(word, len(run) == 1, tables):
+        if tables.statistics.nouns:
+            kept = max(kept, n + tables.entry_size(rest, most=6))
+            follows = bool(parts[-1]) and parts[-1][-1].key in tables.lexicon.first
+        if is_name(word, len(run) == 1, tables) or n < kept or follows:
             parts[-1].append(word)
         elif parts[-1]:
             parts.append([])
@@ -203,7 +222,7 @@ def _joins(left: Candidate, right: Candidate, tables: Tables) -> bool:
     if link:
         long_entry = left.entry and len(left.words) > 1
         if link in tables.particles and link not in AND and not long_entry:
-            return not left.entry or left_is_first_name
+            return left_is_first_name or not (left.entry or tables.statistics.nouns)
         return in_table(left.words[0], tables.places)
     if right.entry and right.entry.label == "country" and right.key not in tables.lexicon.last:
         return any(in_table(word, tables.places) for word in left.words)
@@ -243,10 +262,28 @@ def cut_segment(words: list[Word], titled: bool, tables: Tables) -> list[Candida
         return [Candidate(words, titled, entry)]
     if len(words) == 1 or not tables.has_head(words):
         return units(words, titled, tables)
+    if second := _second_name(words, tables):
+        return cut_segment(words[:second], titled, tables) + cut_segment(words[second:], False, tables)
     for n in range(1, len(words)):
         if words[n].link in AND and _are_two_names(words[:n], words[n:], tables):
             return cut_segment(words[:n], titled, tables) + cut_segment(words[n:], False, tables)
     return [Candidate(words, titled)]
+
+
+def _second_name(words: list[Word], tables: Tables) -> int:
+    "The index of the word where an organisation behind a name begins, or a name behind an organisation; 0 for one name."
+    for n in range(1, len(words)):
+        link, left, right = words[n].link, words[:n], words[n:]
+        if link and link not in AND and not tables.has_head(left) and not tables.entry(words[: n + 1]):
+            return n if tables.has_head(right) and not in_table(words[0], tables.places) else 0
+        entry = tables.entry(right) if link in tables.lexicon.kind("before_place") else None
+        if entry and type_of(entry.label) == LOCATION:
+            return n
+    organisation, person = words[:-2], words[-2:]
+    linked = any(word.link for word in organisation[1:]) and not any(word.link for word in person)
+    if linked and in_table(person[0], tables.lexicon.first) and not tables.has_head(person):
+        return len(organisation) if tables.has_head(organisation) else 0
+    return 0
 
 
 def _without_front(words: list[Word], titled: bool, tables: Tables) -> list[Word]:
@@ -271,17 +308,13 @@ _SMALL_WORD = re.compile(r" ((?!\d)[^\W_]{3,30})(?![\w])")
 
 def candidates(text: str, tables: Tables, text_runs: list[list[Word]] | None = None) -> list[Candidate]:
     "The candidates of `text` in order; `text_runs` are its runs, where the caller has them already."
-    if text_runs is None:
-        text_runs = runs(text, tables.lexicon)
+    text_runs = runs(text, tables.lexicon) if text_runs is None else text_runs
     names = [name for run in text_runs for part in without_common(run, tables) for name in cut_titles(part, tables)]
     if tables.tails or tables.opening:
         for name in names:
             _lengthen(name, text, tables)
-    return [name for name in names if name.entry or len(name.words) > 1 or _may_stand_alone(name.words[0], tables)]
-
-
-def _may_stand_alone(word: Word, tables: Tables) -> bool:
-    return len(word.key) > 1 and not in_table(word, tables.alone)
+    no_names = [name.key for name in names if len(name.key) < 2 or in_table(name.words[0], tables.alone)]
+    return [name for name in names if name.entry or len(name.words) > 1 or name.key not in no_names]
 
 
 def _lengthen(candidate: Candidate, text: str, tables: Tables) -> None:
@@ -295,7 +328,7 @@ def _lengthen(candidate: Candidate, text: str, tables: Tables) -> None:
             candidate.words, candidate.entry = candidate.words + small_words, entry
             return
         label = tables.tails.get(small_words[-1].stem)
-        if label and len(small_words) < 3 and not candidate.titled:
+        if label and len(small_words) < 2 and not candidate.titled:
             candidate.words, candidate.entry = candidate.words + small_words, None
             candidate.head = ScoredLabel(label, 0.8)
             return

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from ..text.common_nouns import CommonNouns
 from ..text.word_lists import longest_first, name_key, without_prefix
 from .lexicon import Lexicon
 
@@ -42,7 +43,7 @@ def word_pattern(prefixed: bool = False) -> re.Pattern:
 
 # %% ../../nbs/05_weak/02_capitals.ipynb #937b7a44
 _OPENING_MARKS = " \t\u00a0\"'“”«„‘(*[-–—•·>|"
-_SENTENCE_ENDS = ".!?…:;\n。|•·="
+_SENTENCE_ENDS = ".!?…:;\n。|•·=։"
 _SHORT_WORD = re.compile(r"(?:^|[\s(.])[^\W\d_]{1,3}$")
 
 
@@ -77,6 +78,7 @@ class Statistics:
     lower: Counter = field(default_factory=Counter)  # words in lower case
     middle: Counter = field(default_factory=Counter)  # capitalised words inside a sentence
     lower_stems: Counter = field(default_factory=Counter)  # stems of words in lower case
+    nouns: CommonNouns | None = None  # where every noun has a capital: which of them are common
     votes: dict[str, list[float]] = field(default_factory=dict)  # name -> votes for the four types by known names
     place_sums: dict[str, PlaceSums] = field(default_factory=dict)  # name -> what the words beside it say
     ratios: dict[str, list[float]] = field(default_factory=dict)  # feature beside a name -> log ratios of types
@@ -152,7 +154,9 @@ def _possessive(surface: str, lexicon: Lexicon) -> int:
 def runs(text: str, lexicon: Lexicon) -> list[list[Word]]:
     "The runs of capitalised words of `text`, in order."
     all_runs: list[list[Word]] = []
-    gap_pattern = _gap_pattern(lexicon.kind("link") | lexicon.kind("particle") | lexicon.kind("inner"))
+    inner = lexicon.kind("inner") - lexicon.kind("function")  # Hungarian "a" is an article
+    small_words = lexicon.kind("link") | lexicon.kind("particle") | inner
+    gap_pattern = _gap_pattern(small_words - lexicon.kind("determiner"))
     prefixed = "yes" in lexicon.kind("prefixed")
     last_end, line = -1, _Line(-1, False)
     closed = True  # whether the next word begins a new run

@@ -126,7 +126,12 @@ class Rules:
         self.lexicon, self.spaced = lexicon, lexicon.script not in UNSPACED
         self.triggers = triggers(lexicon.language)
         self.automaton = automaton_of(self.triggers)
-        self.people = {**lexicon.last, **lexicon.first}
+        self.stem = lexicon.stem
+        self.surnames = kind("surname")  # Korean: they are written to the given name, which never stands alone
+        alone = kind("first") | kind("last")
+        people = {**lexicon.last, **lexicon.first}.items()
+        self.people = {name: score for name, score in people if not self.surnames or name in alone}
+        self.people_in: dict[str, str] = {}  # word -> the listed name in it, as far as it was looked up
         self.breaks, self.person_breaks = kind("break"), kind("break_person")  # words that no name holds
         self.joiners, self.particles = kind("joiner"), kind("particle")  # words that go on inside a name
         self.suffixes = kind("bare")  # endings that may be written to a name

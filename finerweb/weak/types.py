@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['CONTEXT_WEIGHT', 'head_label', 'person_score', 'word_evidence', 'Surroundings', 'own_prefix',
-           'surroundings', 'context_evidence', 'by_team', 'with_other_places', 'learn']
+           'surroundings', 'type_prior', 'context_evidence', 'by_team', 'with_other_places', 'inflected', 'learn']
 
 # %% ../../nbs/05_weak/04_types.ipynb #75e360d3
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..data import storable
+from ..text.common_nouns import CommonNouns, determined_nouns
+from ..text.endings import inflection_stemmer, learn_endings
 from finerweb.weak.candidates import (
     HEAD_LABELS,
     LOCATION,
@@ -96,7 +99,7 @@ def word_evidence(candidate: Candidate, lexicon: Lexicon) -> tuple[list[float], 
         kind = type_of(label)
         if label == "city" and scores[PERSON] and single:
             # a small town's name is often a surname: the surer the city, the less a person
-            confidence *= 1.0 if confidence > 0.85 else 0.8
+            confidence *= 1.0 if confidence > 0.85 else 0.65
             scores[PERSON] *= 1.2 - confidence
         scores[kind] = max(scores[kind], confidence)
         if kind != PERSON and not single:
@@ -162,9 +165,20 @@ def _as_shares(weights: list[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def context_evidence(features: list[str], ratios: dict[str, list[float]], *, weight: float) -> list[float]:
+def type_prior(candidate: Candidate) -> list[float]:
+    "Log odds of the four types before the words around a candidate are read."
+    if candidate.entry or candidate.head:
+        return [0.0, 0.0, 0.0, -1.0]  # a capitalised run that is none of the three is the rarer case
+    if len(candidate.words) > 1 and all(_is_acronym(word) and not word.weak for word in candidate.words):
+        return [-2.0, -1.0, 0.0, -1.0]
+    return [0.0, -2.0, -1.6, -1.0] if candidate.words[0].weak else [0.0, -0.9, -0.8, -1.0]
+
+
+def context_evidence(
+    features: list[str], ratios: dict[str, list[float]], prior: list[float], *, weight: float
+) -> list[float]:
     "Probabilities of the four types from learned log ratios of `features` (naive Bayes, damped by `weight`)."
-    sums = [0.0, 0.0, 0.0, -1.0]  # a capitalised run that is none of the three is the rarer case
+    sums = list(prior)
     for feature in features:
         for kind, ratio in enumerate(ratios.get(feature, ())):
             sums[kind] += ratio
@@ -211,6 +225,8 @@ def _capitals(texts: list[tuple[str, list[list[Word]]]], lexicon: Lexicon) -> St
     for text, text_runs in texts:
         counts.lower.update(filter(str.islower, LETTERS.findall(text)))
         counts.middle.update(word.key for run in text_runs for word in run if not word.weak)
+    if determiners := lexicon.kind("determiner"):
+        counts.nouns = CommonNouns(determined_nouns((text for text, _ in texts), determiners), counts.middle)
     if lexicon.has_stems:
         for word, count in list(counts.lower.items()):
             counts.lower_stems[lexicon.stem(word)] += count
@@ -246,7 +262,7 @@ def _example(text: str, candidate: Candidate, lexicon: Lexicon) -> _Example:
 def _vote_for_names(examples: list[_Example], counts: Statistics) -> None:
     "Fills `place_sums` and `votes`: each example votes for its own name, a person for the first and last word too."
     for candidate, features, kind in examples:
-        shares = context_evidence(features, counts.ratios, weight=CONTEXT_WEIGHT)
+        shares = context_evidence(features, counts.ratios, type_prior(candidate), weight=CONTEXT_WEIGHT)
         _add_place(counts.place_sums, candidate.stem, shares)
         if kind is not None:
             _vote(counts.votes, candidate.stem, kind, 1.0)
@@ -256,13 +272,29 @@ def _vote_for_names(examples: list[_Example], counts: Statistics) -> None:
             _vote(counts.votes, candidate.words[0].stem, PERSON, 0.4)
 
 # %% ../../nbs/05_weak/04_types.ipynb #ee3cabfa
-def learn(texts: Iterable[str], lexicon: Lexicon, *, characters: int) -> Statistics:
-    """Statistics of raw texts: capitals first, then the surroundings of known names, then votes for unknown ones.
+def inflected(lexicon: Lexicon, texts: list[tuple[str, list[list[Word]]]]) -> Lexicon:
+    "The lexicon with the endings that the texts show, where its word list has none; sets the stems of their words."
+    words = [word for _, text_runs in texts for run in text_runs for word in run]
+    sure = {part for name, (_, score) in lexicon.names.items() if score >= 0.8 for part in name.split()}
+    names, capitalised = sure.union(lexicon.first), {word.key for word in words if not word.weak}
+    endings = {} if lexicon.has_stems else learn_endings(names, capitalised, lexicon.kind("no_ending"))
+    if endings:
+        listed = names.union(lexicon.last, *lexicon.words.values())
+        lexicon = replace(lexicon, stem=inflection_stemmer(endings, listed))
+        for word in words:
+            word.stem = lexicon.stem(word.key)
+    return lexicon
+
+
+def learn(texts: Iterable[str], lexicon: Lexicon, *, characters: int) -> tuple[Lexicon, Statistics]:
+    """The lexicon with the endings of raw texts, and their statistics: capitals first, then the surroundings of known
+    names, then votes for unknown ones.
 
     Of more than `characters` only every second, third, ... text is read, and of one text at most a tenth of them."""
     texts = [storable(text[: characters // 10 + 1]) for text in texts]
     texts = texts[:: max(1, math.ceil(sum(map(len, texts)) / characters))]
     parts = [(part, runs(part, lexicon)) for text in texts for _, part in blocks(text)]
+    lexicon = inflected(lexicon, parts)
     counts = _capitals(parts, lexicon)
     tables = Tables(lexicon, counts)
     examples = [_example(part, c, lexicon) for part, part_runs in parts for c in candidates(part, tables, part_runs)]
@@ -275,4 +307,4 @@ def learn(texts: Iterable[str], lexicon: Lexicon, *, characters: int) -> Statist
                 feature_counts[feature][kind] += 1
     counts.ratios = _ratios(feature_counts, totals)
     _vote_for_names(examples, counts)
-    return counts
+    return lexicon, counts
