@@ -30,9 +30,13 @@ def load_student(name_or_path: str | Path) -> Predictor:
     FileNotFoundError, ValueError or OSError."""
     path = Path(name_or_path)
     path = path / "model" if (path / "model").is_dir() else path
+    if (path / "student.json").is_file():
+        from finerweb.student.onnx import OnnxStudent
+
+        return OnnxStudent(path)
     is_gliner = (path / "gliner_config.json").exists()
     if path.is_dir() and not is_gliner and not (path / "config.json").exists():
-        expected = "expected the folder of a student, as 33_binder or 34_gliner writes it"
+        expected = "expected the folder of a student, as 33_binder, 34_gliner or export_onnx writes it"
         raise FileNotFoundError(f"{path} holds no config.json and no gliner_config.json; {expected}")
     from finerweb.gliner import GlinerStudent
     from finerweb.student.model import SpanBinder

@@ -151,7 +151,9 @@ def with_folder(spec: dict, folders: list[str]) -> dict:
     return spec | {"model": next((str(place) for place in places if place.is_dir()), spec["model"])}
 
 
-_EXPECTED_MODEL = "expected a student's folder (as 33_binder or 34_gliner writes it) or OWNER/NAME on the model hub"
+_EXPECTED_MODEL = (
+    "expected a student's folder (as 33_binder, 34_gliner or export_onnx writes it) or OWNER/NAME on the model hub"
+)
 
 
 def _model_folder(model: str) -> Path | None:
@@ -176,6 +178,8 @@ def _check_model(model: str, who: str) -> None:
         if importlib.util.find_spec("gliner") is None:
             advice = "pip install 'finerweb[gliner]'"
             raise ValueError(f"{who}: {folder} holds a GLiNER, and the gliner library is not installed; {advice}")
+        return
+    if (folder / "student.json").is_file():  # as export_onnx writes it
         return
     try:
         holds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

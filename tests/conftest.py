@@ -85,7 +85,10 @@ SMALL = {
     "workers": 2,
     "teachers": [{"name": "lexicon", "kind": "weak"}, {"name": "patterns", "kind": "weak"}],
     "students": [
-        {"name": "tiny", "encoder": "char", "languages": ["swh"], "steps": 4, "batch": 4, "size": 16, "window": 128}
+        {
+            "name": "tiny", "encoder": "char", "label_encoder": "minilm", "languages": ["swh"], "steps": 4, "batch": 4,
+            "size": 16, "window": 128,
+        }  # fmt: skip
     ],
     "benchmarks": [{"name": "sample-swh"}],
     "stages": {

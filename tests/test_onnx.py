@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
 from finerweb.models.e5 import E5Config, E5Model  # noqa: E402
+from finerweb.runner.cli import app  # noqa: E402
 from finerweb.student import onnx as exported  # noqa: E402
 from finerweb.student.model import SpanBinder  # noqa: E402
 from finerweb.student.onnx import OnnxStudent, export_onnx, scale_units  # noqa: E402
@@ -46,7 +47,8 @@ def packed_encoder(folder):
     pieces += [(p, -2.0) for p in ("▁", *letters, "▁Ken", "ya", "▁Nairobi", "son")]
     backend = Tokenizer(models.Unigram(pieces, unk_id=3))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    frame = dict(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(**frame)
     marks = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
     PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **marks).save_pretrained(folder)
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
@@ -127,6 +129,19 @@ def test_fixed_labels_need_no_label_encoder_and_8_bits_are_close(model, folder, 
         student.predict(TEXTS, ["person", "river"], progress=False)
 
 
+def test_the_command_line_predicts_with_it(folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        app(["predict", str(folder), TEXTS[0], "--labels", "person,city", "--threshold", "0"])
+    assert ended.value.code == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows and all(TEXTS[0][int(row[1]) : int(row[2])] == row[5] for row in rows)
+    with pytest.raises(SystemExit) as ended:
+        app(["predict", str(folder), TEXTS[0], "--labels", "person " * 1000])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "say it in fewer words" in error and "Traceback" not in error
+
+
 def test_scaled_units_give_the_same_product():
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 4, bias=False))
@@ -140,6 +155,10 @@ def test_scaled_units_give_the_same_product():
 def test_wrong_folders_packages_and_weights_are_refused(model, folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no student.json"):
         OnnxStudent(tmp_path)
+    for text, reason in (("{", "student.json cannot be read"), ('{"window": 8}', "lacks overlap, max_width")):
+        (tmp_path / "student.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=reason):
+            OnnxStudent(tmp_path)
     settings = json.loads((folder / "student.json").read_text(encoding="utf-8"))
     (tmp_path / "student.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ValueError, match=r"lacks text.onnx, spans.onnx"):

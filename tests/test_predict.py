@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from finerweb.data import Entity  # noqa: E402
+from finerweb.models import scoring  # noqa: E402
 from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig, CharTokenizer  # noqa: E402
 from finerweb.models.encoders import load_encoder  # noqa: E402
 from finerweb.student import decoding  # noqa: E402
@@ -420,9 +421,30 @@ def test_half_precision_is_saved_and_read_again(tiny, tmp_path):
     model = make(tiny)
     model.save_pretrained(tmp_path / "whole")
     model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    for again in (
-        SpanBinder.from_pretrained(tmp_path / "half"),
+    halves = (
+        SpanBinder.from_pretrained(tmp_path / "half", dtype="auto"),
         SpanBinder.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16),
-    ):
-        assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    )
+    for dtype, again in [(torch.bfloat16, half) for half in halves] + [
+        (torch.float32, SpanBinder.from_pretrained(tmp_path / "half"))  # many processors are slow in 16 bits
+    ]:
+        assert {p.dtype for p in again.parameters()} == {dtype}
         again.predict(TEXTS, LABELS, 0.0, exact=True, progress=False)
+
+
+def test_prediction_in_16_bits_is_close_and_leaves_the_label_vectors(tiny, monkeypatch):
+    monkeypatch.setattr(scoring, "half_type", lambda device: torch.bfloat16)
+    model = make(tiny)
+    options = dict(threshold=0.0, exact=True, nested=True, progress=False)
+    before = model.predict(["Oslo"], ["person"], **options)
+    model.label_cache.clear()
+    model.precision = "half"
+    after = model.predict(["Oslo"], ["person"], **options)
+    assert before != after
+    scores = {(e.start, e.end): e.score for e in before[0]}
+    assert all(abs(e.score - scores[e.start, e.end]) < 0.02 for e in after[0] if (e.start, e.end) in scores)
+    model.precision = "float32"
+    assert model.predict(["Oslo"], ["person"], **options) == before  # with the label vectors of the run in 16 bits
+    model.precision = "int8"
+    with pytest.raises(ValueError, match="expected 'float32' or 'half'.*export_onnx"):
+        model.predict(["Oslo"], ["person"])

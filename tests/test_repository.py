@@ -48,7 +48,8 @@ MODELS = {
     "models.char_encoder",
     "models.e5",
     "models.encoders",
-    *(f"student.{m}" for m in ("losses", "model", "objective", "targets", "training")),
+    "models.vocabulary",
+    *(f"student.{m}" for m in ("light", "losses", "model", "objective", "targets", "training")),
 }
 
 SETTINGS = ConfigParser(delimiters=["="])

@@ -451,7 +451,7 @@ def test_an_encoder_without_offsets(tiny_encoder, monkeypatch):
     from transformers.models.canine.tokenization_canine import CanineTokenizer
 
     encoder = CharEncoder(CharEncoderConfig(rows=10, row_size=2, hidden_size=4, dilations=[]))
-    monkeypatch.setattr(student, "load_encoder", lambda name: (CanineTokenizer(), encoder))
+    monkeypatch.setattr(student, "load_encoder", lambda name, **kwargs: (CanineTokenizer(), encoder))
     with pytest.raises(ValueError, match="CanineTokenizer gives no offsets; choose an encoder with a fast tokenizer"):
         untrained(tiny_encoder)
 
@@ -514,7 +514,8 @@ def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, di
         Task(*home.values(), "18_sentences", (code,), parameters={}).write(rows)
         label = {"label": "person", "language": code, "translation": "person", "concept": "person", "method": "table"}
         Task(*home.values(), "17_translate", (code,), parameters={}).write([label] if row else [])
-    settings = dict(student="one", languages=list(texts), encoder="minilm", steps=1, batch=2, size=8)
+    settings = dict(student="one", languages=list(texts), encoder="minilm", other_encoder="char", steps=1, batch=2, size=8)
+    settings |= dict(label_encoder="minilm")
     parameters = home | settings | parameters
     ran = papermill.execute_notebook(root / "nbs" / "33_binder.ipynb", str(folder / "out.ipynb"), parameters=parameters)
     printed = "".join(o.get("text", "") for c in ran.cells for o in c.get("outputs", ()) if o.get("name") == "stdout")

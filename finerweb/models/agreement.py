@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Beta', 'Standing', 'CONFIRMED', 'log_chance', 'logit', 'sigmoid', 'type_weight', 'Trust', 'learn_trust']
 
-# %% ../../nbs/06_models/11_agreement.ipynb #342dc613
+# %% ../../nbs/06_models/11_agreement.ipynb #9a9f5b5a
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from finerweb.models.claims import (
     unclaimed_places,
 )
 
-# %% ../../nbs/06_models/11_agreement.ipynb #37c399d5
+# %% ../../nbs/06_models/11_agreement.ipynb #8e5bfd93
 Beta = tuple[float, float]
 Standing = tuple[int, int]  # of a name: at how many other places it is claimed, and at how many it stands unclaimed
 
@@ -52,7 +52,7 @@ def _likeliest(betas: list[Beta], names: Mapping[Standing, float], assumed: Sequ
     weights = Counter(dict.fromkeys(assumed, _ASSUMED)) + Counter(names)
     return max(betas, key=lambda beta: sum(weight * log_chance(names, beta) for names, weight in weights.items()))
 
-# %% ../../nbs/06_models/11_agreement.ipynb #98b76c07
+# %% ../../nbs/06_models/11_agreement.ipynb #8d7b963d
 _ROUNDS = 8
 _LABEL_WEIGHT = 20  # lone claims of a label before they weigh as much as the teacher's other ones
 
@@ -78,7 +78,7 @@ class _Lone:
         evidence = log_chance(standing, self.right) - log_chance(standing, self.wrong)
         return sigmoid(logit(share) + evidence + math.log(right / wrong))
 
-
+# %% ../../nbs/06_models/11_agreement.ipynb #8bf4593c
 def logit(p: float) -> float:
     p = min(0.999, max(0.001, p))
     return math.log(p / (1 - p))
@@ -117,7 +117,7 @@ def _learn_lone(
         learnt = _Lone(shares, *betas, rare)
     return learnt
 
-# %% ../../nbs/06_models/11_agreement.ipynb #b99447e6
+# %% ../../nbs/06_models/11_agreement.ipynb #a3b9dc69
 _FEW = 0.3  # times that any type of a name was agreed upon beforehand
 _MANY = 10  # times that count; more say no more
 _OTHERS = 3  # types among which a teacher that errs chooses
@@ -152,7 +152,7 @@ def _typed_places(texts: Sequence[str], passages: Sequence[Spans], agreed: dict[
                 places[tuple(sorted((t, broader(label)) for t, label in labels.items())), elsewhere] += 1
     return places
 
-
+# %% ../../nbs/06_models/11_agreement.ipynb #07a866f5
 def _learn_naming(places: Counter[_Place]) -> dict[str, float]:
     "Teacher -> how often it names the right type."
     naming: dict[str, float] = {}
@@ -169,7 +169,7 @@ def _learn_naming(places: Counter[_Place]) -> dict[str, float]:
         naming = {t: min(0.995, (right[t] + 10 * _NAMING) / (sizes[t] + 10)) for t in sorted(sizes)}
     return naming
 
-# %% ../../nbs/06_models/11_agreement.ipynb #f7ab0dda
+# %% ../../nbs/06_models/11_agreement.ipynb #252f29ae
 CONFIRMED = 0.9  # the probability that a claim without confidence is right where another teacher sees an entity, too
 
 
@@ -215,7 +215,7 @@ class Trust:
             right = score
         return min(0.98, max(0.05, right))
 
-# %% ../../nbs/06_models/11_agreement.ipynb #61c4e220
+# %% ../../nbs/06_models/11_agreement.ipynb #20f7c46e
 _Passages = Sequence[tuple[str, dict[str, list[Entity]]]]  # (text, teacher -> entities)
 _LABELS = 5  # labels of a name that are remembered, the most frequent
 
@@ -265,7 +265,7 @@ def learn_trust(
         min_score=min_score,
     )
 
-# %% ../../nbs/06_models/11_agreement.ipynb #0fcf33b6
+# %% ../../nbs/06_models/11_agreement.ipynb #ca367936
 def _lone_claims(
     passages: _Passages, spans: Sequence[Spans], claimed: Counter, unclaimed: Counter
 ) -> tuple[Counter, Counter]:

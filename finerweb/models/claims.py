@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Place', 'Spans', 'spans_by_teacher', 'agreed_labels', 'touching', 'unclaimed_places', 'share_of_rare_words']
 
-# %% ../../nbs/06_models/06_claims.ipynb #6e622ac2
+# %% ../../nbs/06_models/06_claims.ipynb #47101263
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import pairwise
 
 import ahocorasick
 
 from ..data import Entity
+from ..text.segment import words as words_of
 
-# %% ../../nbs/06_models/06_claims.ipynb #18b61dc6
+# %% ../../nbs/06_models/06_claims.ipynb #333509fa
 Place = tuple[int, int]  # start and end of a span
 Spans = dict[Place, dict[str, str]]  # place -> teacher -> label
 
@@ -53,7 +53,7 @@ def touching(places: Iterable[Place]) -> list[list[Place]]:
         reach = max(reach, end)
     return runs
 
-# %% ../../nbs/06_models/06_claims.ipynb #21e431fd
+# %% ../../nbs/06_models/06_claims.ipynb #a98b5ab3
 _UNSPACED = ("THAI", "LAO", "MYANMAR", "KHMER", "CJK", "HIRAGANA", "KATAKANA")  # how Unicode names their letters
 
 
@@ -90,7 +90,7 @@ def unclaimed_places(texts: Sequence[str], spans: Sequence[Spans], names: Iterab
                 unclaimed[name] += 1
     return unclaimed
 
-# %% ../../nbs/06_models/06_claims.ipynb #8a4508fa
+# %% ../../nbs/06_models/06_claims.ipynb #86d5a210
 _SIGNS = ".,;:!?()[]{}\"'«»“”„‘’…/–—-<>|।॥،؛؟、。「」（）"
 
 
@@ -98,10 +98,8 @@ def share_of_rare_words(texts: Iterable[str]) -> float:
     "The share of the words of the texts that stand there once."
     words: Counter = Counter()
     for text in texts:
-        for word in text.split():
-            word = word.strip(_SIGNS)
-            if word and _sets_no_blanks(word[0]):
-                words.update(map("".join, pairwise(word)))
-            elif word:
-                words[word] += 1
+        if any(map(_sets_no_blanks, text)):
+            words.update(text[start:end] for start, end in words_of(text, "jpn"))  # the same for all such scripts
+        else:
+            words.update(filter(None, (word.strip(_SIGNS) for word in text.split())))
     return sum(times == 1 for times in words.values()) / (words.total() or 1)

@@ -304,7 +304,10 @@ def predict(
     except (OSError, ValueError, RuntimeError) as error:
         raise _stop(f"no student in {model!r}: {error}") from None
     with warnings.catch_warnings(record=True) as caught:
-        predictions = student.predict(texts, types, threshold=threshold, progress=False)
+        try:
+            predictions = student.predict(texts, types, threshold=threshold, progress=False)
+        except ValueError as error:  # such as a label that is too long
+            raise _stop(error) from None
     for warning in caught:
         if warning.category is UserWarning:  # such as of texts that the student cannot read
             print(f"warning: {warning.message}", file=sys.stderr)

@@ -67,7 +67,7 @@ def _check_tokenizer(name_or_path: str, name: str, source: dict) -> None:
         message = f"the student in {name_or_path} lacks {name}/tokenizer_config.json"
         raise ValueError(f"{message}; save it again, or fetch it anew") from error
 
-
+# %% ../../nbs/32_student/04_folder.ipynb #93fe6c4c
 class InFolder:
     "A model with two tokenizers and a card: what it adds to transformers' saving and loading."
 

@@ -26,9 +26,9 @@ def _cut(tokenizer, encoder, config: dict, texts: list[str], pieces: str) -> Non
 
 
 def keep_pieces(model: SpanBinder, texts: Iterable[str], labels: Iterable[str], *, pieces: str) -> int:
-    """Takes out of a student, in place, all word pieces but single characters and those of `texts` and `labels`: "used",
-    or all in their "letters". Returns how many pieces of the text encoder are left: all where its tokenizer cannot be
-    cut, 0 where it has none. Raises ValueError."""
+    """Takes out of a student, in place, all word pieces but single characters and those of `texts` and `labels`:
+    "used", or all in their "letters". Returns how many pieces of the text encoder are left: all where its tokenizer
+    cannot be cut, 0 where it has none. Raises ValueError."""
     if pieces not in PIECES:
         raise ValueError(f"pieces is {pieces!r}; expected {' or '.join(PIECES)}")
     labels = [storable(label) for label in labels]

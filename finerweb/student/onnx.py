@@ -119,17 +119,17 @@ def write_graph(
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch about its own code
+        expected = function(**others)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        if not all(value.isfinite().all() for value in expected):
+            raise ValueError(DAMAGED)
         options = dict(dynamo=True, opset_version=18, external_data=False, verbose=False)
         program = torch.onnx.export(graph.eval(), kwargs=arguments, **names, **options)
-        expected = function(**others)
     for node in program.model.graph:
         node.metadata_props.clear()  # where on this machine the code lies
     program.save(str(path))
     results = session(path).run(None, {name: value.numpy() for name, value in others.items()})
-    expected = expected if isinstance(expected, tuple) else (expected,)
     for name, ours, theirs in zip(outputs, results, expected, strict=True):
-        if not theirs.isfinite().all():
-            raise ValueError(DAMAGED)
         if not np.allclose(ours, theirs.numpy(), atol=1e-3):
             advice = "a student with this encoder cannot be exported"
             raise ValueError(f"{path.name}: onnxruntime computes other {name} than torch; {advice}")
@@ -246,12 +246,12 @@ def export_onnx(
         labels = check_labels(labels)
         with torch.no_grad():
             settings["labels"] = dict(zip(labels, read_labels(model, labels).tolist(), strict=True))
-    _spans_graph(model, folder)
     if precision == "int8":
         scale_units(model.text_encoder)
     _text_graph(model, folder, len(model.text_tokenizer) or 1000)
     if precision == "int8":
         to_int8(folder / "text.onnx")
+    _spans_graph(model, folder)
     settings["graphs"] = [name for name in _GRAPHS if (folder / name).is_file()]
     write_text(folder / "student.json", json.dumps(settings, ensure_ascii=False, indent=1))
     return {name: (folder / name).stat().st_size for name in _FILES if (folder / name).is_file()}
@@ -267,6 +267,17 @@ def candidates(starts: np.ndarray, ends: np.ndarray, max_width: int) -> np.ndarr
     return np.stack([rows[which], firsts[which], firsts[which] + width], axis=1)
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        missing = [name for name in (*_SETTINGS, "reach", "text_tokenizer", "labels", "graphs") if name not in settings]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); export the student again") from error
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; export the student again")
+    return settings
+
+
 class OnnxStudent(Predicts):
     """A student in a folder that `export_onnx` wrote. It predicts as `SpanBinder` does, on the processor, without
     torch. Raises RuntimeError where onnxruntime is not installed, ValueError for a folder that is not whole."""
@@ -278,7 +289,7 @@ class OnnxStudent(Predicts):
         folder = Path(folder)
         if not (folder / "student.json").is_file():
             raise ValueError(f"{folder} holds no student.json; name a folder that export_onnx wrote")
-        settings = json.loads((folder / "student.json").read_text(encoding="utf-8"))
+        settings = _read_settings(folder / "student.json")
         tokenizers = [settings[name] for name in ("text_tokenizer", "label_tokenizer") if settings.get(name)]
         files = [*settings["graphs"], *(marks["file"] for marks in tokenizers if marks["file"])]
         if missing := [name for name in files if not (folder / name).is_file()]:

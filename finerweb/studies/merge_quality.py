@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Merged', 'score', 'compare', 'simulated', 'read_sets', 'differences', 'core', 'offline']
 
-# %% ../../nbs/70_studies/05_merge_quality.ipynb #987be541
+# %% ../../nbs/70_studies/05_merge_quality.ipynb #399e2b14
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..models.agreement import learn_trust
 from ..models.embeddings import label_cosine
 from ..weak.simulated import OTHER_WORDS, Faults, Word, simulate_entities
 
-# %% ../../nbs/70_studies/05_merge_quality.ipynb #ade420fe
+# %% ../../nbs/70_studies/05_merge_quality.ipynb #798fe8b0
 Merged = tuple[list[Entity], list[Entity]]  # decided, undecided
 _PLAIN = {word: label for label, word in OTHER_WORDS.items()}
 
@@ -43,7 +43,7 @@ def score(gold: Sequence[Sequence[Entity]], merged: Sequence[Merged]) -> dict[st
         "mask": counts["masked"] / size,
     }
 
-# %% ../../nbs/70_studies/05_merge_quality.ipynb #430c5c0f
+# %% ../../nbs/70_studies/05_merge_quality.ipynb #80812db1
 def compare(
     passages: Sequence[Passage],  # with human labels
     tables: dict[str, list[list[Entity]]],  # teacher -> its entities of each passage
@@ -81,7 +81,7 @@ def simulated(
         tables[f"teacher {n}"] = [simulate_entities(p, w, labels, faults, seed=f"{seed} {n}") for p, w in pairs]
     return tables
 
-# %% ../../nbs/70_studies/05_merge_quality.ipynb #c650aaea
+# %% ../../nbs/70_studies/05_merge_quality.ipynb #ac779ab7
 def read_sets(data: Path, *, names: Sequence[str], sentences: int, length: int) -> dict[str, list[Passage]]:
     "Set and language -> its passages, of each set in `names` (all, if there are none) below `data`/ner."
     from finerweb.benchmarks import read_benchmark
@@ -107,12 +107,13 @@ def differences(rows: Sequence[dict], *, by: str) -> list[dict]:
         own = [row for row in rows if row[by] == value]
         paper, better = ([row["ours"] - row[other] for row in own] for other in ("paper", "better"))
         line = {by: value, "merges": len(own)} | {c: fmean(r[c] for r in own) for c in ("ours", "paper", "better")}
-        line |= {"to paper": fmean(paper), "least": min(paper), "below .01": sum(d < -0.01 for d in paper)}
-        line |= {"to better": fmean(better), "least ": min(better), "below .005": sum(d < -0.005 for d in better)}
+        line |= {"to paper": fmean(paper), "least to paper": min(paper), "below .01": sum(d < -0.01 for d in paper)}
+        line |= {"to better": fmean(better), "least to better": min(better)}
+        line |= {"below .005": sum(d < -0.005 for d in better)}
         table.append(line | {"undecided gold": fmean(row["cover"] for row in own)})
     return table
 
-# %% ../../nbs/70_studies/05_merge_quality.ipynb #607bedde
+# %% ../../nbs/70_studies/05_merge_quality.ipynb #66370f74
 _CORE = ("person", "location", "organization")
 
 

@@ -105,8 +105,9 @@ def speed_table(
     return rows
 
 # %% ../../nbs/70_studies/00_student_speed.ipynb #cc6ddb9e
-def measured_student(folder: str):
-    "The student in `folder`; if that is empty, MiniLM with untrained heads, which drop no span before it is scored."
+def measured_student(folder: str, encoder: str):
+    """The student in `folder`; if that is empty, an encoder with untrained heads, which drop no span before it is
+    scored."""
     import torch
     from transformers.utils import logging
 
@@ -116,8 +117,8 @@ def measured_student(folder: str):
     if folder:
         return SpanBinder.from_pretrained(folder).eval()
     torch.manual_seed(0)
-    sizes = dict(label_encoder="minilm", size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
-    return SpanBinder.from_encoder("minilm", **sizes).eval()
+    sizes = dict(label_encoder=encoder, size=128, max_width=30, window=504, dropout=0.0, freeze_labels=True)
+    return SpanBinder.from_encoder(encoder, **sizes).eval()
 
 # %% ../../nbs/70_studies/00_student_speed.ipynb #d8c4abf1
 def score_all(model, windows: Sequence, vectors, *, widest: int):
@@ -206,13 +207,13 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def memory_probe(way: str, folder: str, *, batch: int, labels: int, train: bool) -> None:
+def memory_probe(way: str, folder: str, encoder: str, *, batch: int, labels: int, train: bool) -> None:
     """Predicts or trains on one batch of full windows in this process, and prints the peak memory in MB before and
     after, and the units of a window."""
     import torch
 
     torch.set_num_threads(1)
-    model, step = measured_student(folder), train_step if train else predict_step
+    model, step = measured_student(folder, encoder), train_step if train else predict_step
     windows = model.windows(0, _TEXT * 60)[:1] * batch
     with torch.set_grad_enabled(train):
         # what is loaded at the first use is no memory of the batch
@@ -223,11 +224,13 @@ def memory_probe(way: str, folder: str, *, batch: int, labels: int, train: bool)
     print(before, peak_memory(), len(windows[0].ids))
 
 
-def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int, train: bool = False) -> Table:
+def memory_table(
+    folder: str, encoder: str, *, ways: Sequence[str], batch: int, labels: int, train: bool = False
+) -> Table:
     "A row for each way of scoring: peak memory in MB of its process, what the scoring added, the units of a window."
     rows = Table()
     for way in ways:
-        words = f"{way!r}, {folder!r}, batch={batch}, labels={labels}, train={train}"
+        words = f"{way!r}, {folder!r}, {encoder!r}, batch={batch}, labels={labels}, train={train}"
         code = f"from finerweb.studies.student_speed import memory_probe; memory_probe({words})"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         before, after, units = map(float, ended.stdout.split())
@@ -235,8 +238,8 @@ def memory_table(folder: str, *, ways: Sequence[str], batch: int, labels: int, t
     return rows
 
 # %% ../../nbs/70_studies/00_student_speed.ipynb #e5ee9026
-def gliner_model(kind: str, folder: str, *, most_labels: int):
-    "GLiNER from `folder`; if that is empty, MiniLM with untrained heads. `kind`: uni, or bi (labels encoded apart)."
+def gliner_model(kind: str, folder: str, encoder: str, *, most_labels: int):
+    "GLiNER from `folder`; if that is empty, `encoder` with untrained heads. `kind`: uni, or bi (labels encoded apart)."
     import torch
     from gliner import GLiNER
 
@@ -246,15 +249,16 @@ def gliner_model(kind: str, folder: str, *, most_labels: int):
         return GLiNER.from_pretrained(folder).eval()
     torch.manual_seed(0)
     sizes = dict(hidden_size=512, max_width=12, max_len=384, max_types=most_labels)
-    encoders = {"model_name": encoder_path("minilm")}
+    encoders = {"model_name": encoder_path(encoder)}
     if kind == "bi":
-        encoders["labels_encoder"] = encoder_path("minilm")
+        encoders["labels_encoder"] = encoder_path(encoder)
     return GLiNER.from_config({"span_mode": "markerV0", **sizes, **encoders}).eval()
 
 
 def gliner_tasks(
-    texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], batch_size: int, threshold: float
-) -> dict[str, Callable[[], object]]:
+    texts: Sequence[str], labels: Sequence[str], *, folders: dict[str, str], encoder: str, batch_size: int,
+    threshold: float,
+) -> dict[str, Callable[[], object]]:  # fmt: skip
     """Name -> task for `in_turns`, of the uni-encoder and the bi-encoder; `folders` has their trained models, if any.
     Raises ImportError where gliner is not installed."""
     if importlib.util.find_spec("gliner") is None:
@@ -262,7 +266,8 @@ def gliner_tasks(
     import torch
 
     texts, labels = list(texts), list(labels)
-    uni, bi = (gliner_model(kind, folders.get(kind, ""), most_labels=len(labels)) for kind in ("uni", "bi"))
+    most = len(labels)
+    uni, bi = (gliner_model(kind, folders.get(kind, ""), encoder, most_labels=most) for kind in ("uni", "bi"))
     with torch.no_grad():
         vectors = bi.encode_labels(labels, batch_size=32)
     how = dict(threshold=threshold, batch_size=batch_size)
@@ -278,6 +283,7 @@ def gliner_table(
     *,
     counts: Sequence[int],  # of labels
     folders: dict[str, str],
+    encoder: str,
     batch_size: int,
     threshold: float,  # of GLiNER
     repeats: int,
@@ -288,7 +294,8 @@ def gliner_table(
     for count in counts:
         labels = many_labels(count)
         tasks = {"ours": lambda: model.predict(texts, labels, batch_size=batch_size, progress=False)}  # noqa: B023
-        tasks |= gliner_tasks(texts, labels, folders=folders, batch_size=batch_size, threshold=threshold)
+        how = dict(folders=folders, encoder=encoder, batch_size=batch_size, threshold=threshold)
+        tasks |= gliner_tasks(texts, labels, **how)
         clocks = {name: clock for name, (clock, _) in in_turns(tasks, repeats=repeats).items()}
         row = {"labels": count} | {f"{name} / s": len(texts) / clock for name, clock in clocks.items()}
         row |= {f"ours to {name}": clock / clocks["ours"] for name, clock in clocks.items() if name != "ours"}

@@ -271,7 +271,7 @@ def cut_segment(words: list[Word], titled: bool, tables: Tables) -> list[Candida
 
 
 def _second_name(words: list[Word], tables: Tables) -> int:
-    "The index of the word where an organisation behind a name begins, or a name behind an organisation; 0 for one name."
+    "Where an organisation behind a name begins, or a name behind an organisation: a word's index; 0 for one name."
     for n in range(1, len(words)):
         link, left, right = words[n].link, words[:n], words[n:]
         if link and link not in AND and not tables.has_head(left) and not tables.entry(words[: n + 1]):
