@@ -60,10 +60,9 @@ class FileTokenizer:
     def __call__(self, texts: str | list[str], add_special_tokens: bool = True, **_: Any) -> dict[str, list]:
         "What transformers' tokenizers give of a text, or of each of a list of them."
         names = ("input_ids", "offset_mapping", "special_tokens_mask")
-        if isinstance(texts, str):
-            return dict(zip(names, self._rows([texts], add_special_tokens)[0], strict=True))
-        rows = self._rows(texts, add_special_tokens)
-        return {name: [row[n] for row in rows] for n, name in enumerate(names)}
+        rows = self._rows([texts] if isinstance(texts, str) else texts, add_special_tokens)
+        columns = rows[0] if isinstance(texts, str) else zip(*rows, strict=True)
+        return dict(zip(names, map(list, columns), strict=True))
 
 
 def write_tokenizer(tokenizer: Any, path: Path) -> dict[str, Any]:
@@ -120,7 +119,6 @@ def write_graph(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch about its own code
         expected = function(**others)
-        expected = expected if isinstance(expected, tuple) else (expected,)
         if not all(value.isfinite().all() for value in expected):
             raise ValueError(DAMAGED)
         options = dict(dynamo=True, opset_version=18, external_data=False, verbose=False)
@@ -158,8 +156,7 @@ def to_int8(path: Path) -> None:
 
     logging.disable(logging.WARNING)  # onnxruntime would have the graph prepared, which changes nothing here
     try:
-        how = dict(weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
-        quantize_dynamic(path, path, **how)
+        quantize_dynamic(path, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
     finally:
         logging.disable(logging.NOTSET)
 
@@ -210,7 +207,7 @@ def _spans_graph(model: "SpanBinder", folder: Path) -> None:  # noqa: F821
 
 def _label_graph(model: "SpanBinder", encoder: "torch.nn.Module", path: Path, most: int) -> None:  # noqa: F821
     def vectors(input_ids, attention_mask):
-        return project_means(model, mean_vectors(encoder, input_ids, attention_mask))
+        return (project_means(model, mean_vectors(encoder, input_ids, attention_mask)),)
 
     write_graph(vectors, model, partial(_units, most=most), path, ["vectors"])
 
@@ -259,9 +256,8 @@ def export_onnx(
 # %% ../../nbs/32_student/13_onnx.ipynb #3fe089e8
 def candidates(starts: np.ndarray, ends: np.ndarray, max_width: int) -> np.ndarray:
     "Spans [spans, 3] as `candidate_spans` of `05_model` gives them: (row, first, last), `last` within the span."
-    rows, firsts = starts.nonzero()
+    (rows, firsts), last_unit = starts.nonzero(), starts.shape[1] - 1
     lasts = firsts[:, None] + np.arange(max_width)
-    last_unit = starts.shape[1] - 1
     allowed = (lasts <= last_unit) & ends[rows[:, None], lasts.clip(max=last_unit)]
     which, width = allowed.nonzero()
     return np.stack([rows[which], firsts[which], firsts[which] + width], axis=1)
@@ -297,12 +293,9 @@ class OnnxStudent(Predicts):
         self.config, self.reach = SimpleNamespace(**settings), settings["reach"]
         self.tokenizers = [FileTokenizer(marks["file"] and folder / marks["file"], marks) for marks in tokenizers]
         self.text_tokenizer = self.tokenizers[0]
-        self._graphs = {Path(name).stem: session(folder / name, threads) for name in settings["graphs"]}
+        self.graphs = {Path(name).stem: session(folder / name, threads) for name in settings["graphs"]}
         fixed = settings["labels"] or {}
         self._vectors = {label: np.array(vector, dtype=np.float32) for label, vector in fixed.items()}
-
-    def _run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        return self._graphs[name].run(None, inputs)
 
 # %% ../../nbs/32_student/13_onnx.ipynb #7117ad40
 def read_label_vectors(student: OnnxStudent, labels: Sequence[str]) -> np.ndarray:
@@ -318,11 +311,11 @@ def read_label_vectors(student: OnnxStudent, labels: Sequence[str]) -> np.ndarra
         units = label_units(new, tokenizer, **how)
         foreign = [label for label, ids in units.items() if tokenizer.unk_token_id in ids]
         readable = {label: ids for label, ids in units.items() if label not in foreign}
-        longest = max(map(len, foreign), default=0)
-        foreign_units = label_units(foreign, characters, descriptions={}, longest=longest)
-        for graph, rows, pad in (("labels", readable, tokenizer.pad_token_id), ("foreign_labels", foreign_units, 0)):
+        bags = label_units(foreign, characters, descriptions={}, longest=max(map(len, foreign), default=0))
+        for graph, rows, pad in (("labels", readable, tokenizer.pad_token_id), ("foreign_labels", bags, 0)):
             for batch, ids, mask in label_batches(rows, pad):
-                vectors.update(zip(batch, student._run(graph, input_ids=ids, attention_mask=mask)[0], strict=True))
+                (rows_read,) = student.graphs[graph].run(None, {"input_ids": ids, "attention_mask": mask})
+                vectors.update(zip(batch, rows_read, strict=True))
     return np.stack([vectors[label] for label in labels])
 
 
@@ -331,8 +324,8 @@ def score_windows(
 ) -> Iterator[tuple[int, int, int, int, float]]:
     "What `score_batch` of `05_model` gives: (window, first unit, last unit, label, score) of spans with enough score."
     inputs, can_start, can_end = batch_arrays(student.text_tokenizer, windows)
-    names = [i.name for i in student._graphs["text"].get_inputs()]
-    starts, ends, edges = student._run("text", **{name: inputs[name] for name in names})
+    text = student.graphs["text"]
+    starts, ends, edges = text.run(None, {i.name: inputs[i.name] for i in text.get_inputs()})
     if np.isnan(edges).any():
         raise ValueError(DAMAGED)
     place, inner = np.arange(can_start.shape[1]), np.array([w.inner for w in windows])
@@ -343,7 +336,8 @@ def score_windows(
     step = max(1, min(MOST_SPANS, MOST_SCORES // len(vectors)))
     for begin in range(0, len(spans), step):
         part = spans[begin : begin + step]
-        score, label = student._run("spans", starts=starts, ends=ends, spans=part, labels=vectors)
+        spans_and_labels = dict(starts=starts, ends=ends, spans=part, labels=vectors)
+        score, label = student.graphs["spans"].run(None, spans_and_labels)
         if np.isnan(score).any():
             raise ValueError(DAMAGED)
         kept = np.flatnonzero(score >= floors[part[:, 0]])
