@@ -155,7 +155,7 @@ def test_scaled_units_give_the_same_product():
 def test_wrong_folders_packages_and_weights_are_refused(model, folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no student.json"):
         OnnxStudent(tmp_path)
-    for text, reason in (("{", "student.json cannot be read"), ('{"window": 8}', "lacks overlap, max_width")):
+    for text, reason in (("{", "student.json cannot be read"), ('{"window": 8}', "cannot be read .*overlap")):
         (tmp_path / "student.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=reason):
             OnnxStudent(tmp_path)

@@ -112,8 +112,8 @@ def write_graph(
     graph.model, graph.forward = model, function
     shapes = {}
     for name, value in arguments.items():
-        pairs = enumerate(zip(value.shape, others[name].shape, strict=True))
-        shapes[name] = {n: torch.export.Dim.DYNAMIC for n, (a, b) in pairs if a != b}
+        is_open = [a != b for a, b in zip(value.shape, others[name].shape, strict=True)]
+        shapes[name] = {n: torch.export.Dim.DYNAMIC for n, differs in enumerate(is_open) if differs}
     names = dict(input_names=list(arguments), output_names=list(outputs), dynamic_shapes=shapes)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
@@ -163,6 +163,7 @@ def to_int8(path: Path) -> None:
 # %% ../../nbs/32_student/13_onnx.ipynb #caa687f0
 _SETTINGS = ("window", "overlap", "max_width", "threshold", "thresholds", "edge_floor", "descriptions")
 _GRAPHS = ("text.onnx", "spans.onnx", "labels.onnx", "foreign_labels.onnx")
+_PARTS = ("graphs", "text_tokenizer", "label_tokenizer")
 _FILES = ("student.json", *_GRAPHS, "text_tokenizer.json", "label_tokenizer.json")
 
 
@@ -175,15 +176,15 @@ def _units(rows: int, most: int = 1000) -> dict[str, "torch.Tensor"]:  # noqa: F
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _text_graph(model: "SpanBinder", folder: Path, most: int) -> None:  # noqa: F821
-    prefix, has_cases = len(frame(model.text_tokenizer)[0]), model.case is not None
+def _text_graph(model: "SpanBinder", folder: Path) -> None:  # noqa: F821
+    prefix, most = len(frame(model.text_tokenizer)[0]), len(model.text_tokenizer)
 
     def parts(input_ids, attention_mask, cases=None):
         return model.parts(input_ids, attention_mask, cases, prefix)
 
     def example(rows: int) -> dict:
         units = _units(rows, most)
-        return units | ({"cases": units["input_ids"] % 4} if has_cases else {})
+        return units if model.case is None else units | {"cases": units["input_ids"] % 4}
 
     write_graph(parts, model, example, folder / "text.onnx", ["starts", "ends", "edges"])
 
@@ -197,7 +198,7 @@ def _spans_graph(model: "SpanBinder", folder: Path) -> None:  # noqa: F821
 
     def example(rows: int) -> dict:
         size, random = model.start.out_features, torch.Generator().manual_seed(rows)
-        starts, ends = (torch.randn(rows, 9 + rows, size, generator=random) for _ in range(2))
+        starts, ends = torch.randn(2, rows, 9 + rows, size, generator=random)
         spans = torch.tensor([[0, 0, 0], [1, 2, 4], [1, 5, 5], [0, 1, 2], [1, 3, 3]])[: rows + 2]
         labels = torch.randn(rows, model.label.out_features, generator=random)
         return dict(starts=starts, ends=ends, spans=spans, labels=labels)
@@ -232,12 +233,13 @@ def export_onnx(
     for old in (folder / name for name in _FILES):
         old.unlink(missing_ok=True)
     settings = {name: getattr(model.config, name) for name in _SETTINGS}
-    settings |= dict(precision=precision, reach=model.reach, labels=None, longest_label=longest_label(model))
-    settings["text_tokenizer"] = write_tokenizer(model.text_tokenizer, folder / "text_tokenizer.json")
+    tokenizer = write_tokenizer(model.text_tokenizer, folder / "text_tokenizer.json")
+    settings |= dict(reach=model.reach, longest_label=longest_label(model))
+    settings |= dict(text_tokenizer=tokenizer, label_tokenizer=None, labels=None)
     if labels is None:
         name = "text_tokenizer.json" if model.config.share_pieces else "label_tokenizer.json"
         settings["label_tokenizer"] = write_tokenizer(model.label_tokenizer, folder / name)
-        _label_graph(model, model.label_encoder, folder / "labels.onnx", len(model.label_tokenizer) or 1000)
+        _label_graph(model, model.label_encoder, folder / "labels.onnx", len(model.label_tokenizer))
         _label_graph(model, model.label_bag, folder / "foreign_labels.onnx", 1000)
     else:
         labels = check_labels(labels)
@@ -245,7 +247,7 @@ def export_onnx(
             settings["labels"] = dict(zip(labels, read_labels(model, labels).tolist(), strict=True))
     if precision == "int8":
         scale_units(model.text_encoder)
-    _text_graph(model, folder, len(model.text_tokenizer) or 1000)
+    _text_graph(model, folder)
     if precision == "int8":
         to_int8(folder / "text.onnx")
     _spans_graph(model, folder)
@@ -266,12 +268,9 @@ def candidates(starts: np.ndarray, ends: np.ndarray, max_width: int) -> np.ndarr
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in (*_SETTINGS, "reach", "text_tokenizer", "labels", "graphs") if name not in settings]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); export the student again") from error
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; export the student again")
-    return settings
+        return {name: settings[name] for name in (*_SETTINGS, "reach", "longest_label", "labels", *_PARTS)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r}); export the student again") from error
 
 
 class OnnxStudent(Predicts):
@@ -286,7 +285,7 @@ class OnnxStudent(Predicts):
         if not (folder / "student.json").is_file():
             raise ValueError(f"{folder} holds no student.json; name a folder that export_onnx wrote")
         settings = _read_settings(folder / "student.json")
-        tokenizers = [settings[name] for name in ("text_tokenizer", "label_tokenizer") if settings.get(name)]
+        tokenizers = [settings[name] for name in _PARTS[1:] if settings[name]]
         files = [*settings["graphs"], *(marks["file"] for marks in tokenizers if marks["file"])]
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise ValueError(f"{folder} lacks {', '.join(missing)}; export the student again")
