@@ -514,8 +514,8 @@ def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, di
         Task(*home.values(), "18_sentences", (code,), parameters={}).write(rows)
         label = {"label": "person", "language": code, "translation": "person", "concept": "person", "method": "table"}
         Task(*home.values(), "17_translate", (code,), parameters={}).write([label] if row else [])
-    settings = dict(student="one", languages=list(texts), encoder="minilm", other_encoder="char", steps=1, batch=2, size=8)
-    settings |= dict(label_encoder="minilm")
+    settings = dict(student="one", languages=list(texts), steps=1, batch=2, size=8)
+    settings |= dict(encoder="minilm", other_encoder="char", label_encoder="minilm")
     parameters = home | settings | parameters
     ran = papermill.execute_notebook(root / "nbs" / "33_binder.ipynb", str(folder / "out.ipynb"), parameters=parameters)
     printed = "".join(o.get("text", "") for c in ran.cells for o in c.get("outputs", ()) if o.get("name") == "stdout")
