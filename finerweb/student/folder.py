@@ -76,8 +76,7 @@ class InFolder:
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         "Writes the model, both tokenizers and the card into a folder."
         super().save_pretrained(save_directory, **kwargs)
-        names = ["text_tokenizer"] if self.config.share_pieces else ["text_tokenizer", "label_tokenizer"]
-        for name in names:
+        for name in ("text_tokenizer", "label_tokenizer"):
             getattr(self, name).save_pretrained(f"{save_directory}/{name}")
         if self.card:
             Path(save_directory, "README.md").write_text(self.card, encoding="utf-8")
@@ -102,14 +101,10 @@ class InFolder:
         kwargs.setdefault("dtype", "float32")
         model = load_whole(super().from_pretrained, str(name_or_path), *args, **kwargs)
         model.to(model.dtype)  # transformers leaves some of the parts in 32 bits
-        names = {"text_tokenizer": model.text_encoder, "label_tokenizer": model.label_encoder}
-        if model.config.share_pieces:
-            del names["label_tokenizer"]
-        for name, encoder in names.items():
+        for name, encoder in (("text_tokenizer", model.text_encoder), ("label_tokenizer", model.label_encoder)):
             _check_tokenizer(str(name_or_path), name, source)
             where = dict(subfolder=name, config=encoder.config, **source)
             setattr(model, name, AutoTokenizer.from_pretrained(str(name_or_path), **where))
-        model.label_tokenizer = model.label_tokenizer or model.text_tokenizer
         model.label_encoder.requires_grad_(not model.config.freeze_labels)
         card = Path(name_or_path, "README.md")
         model.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
