@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import Entity, Passage, check_entities, storable
+from .data import Entity, Passage, check_entities, storable, written
 from .source.conll import file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags, tokens_are_text
 from finerweb.source.test_sets import (
     benchmark_entry,
@@ -62,10 +62,9 @@ def _from_tags(row: dict, entry: dict, verbatim: bool) -> tuple[str, list[_Label
         text, offsets = join_tokens(tokens, entry["script"], verbatim=verbatim)
     spans = []
     for first, last, label in token_spans:
-        visible = [(start, end) for start, end in offsets[first:last] if text[start:end].strip()]
-        if not visible:
+        start, end = written(text, offsets[first][0], offsets[last - 1][1])
+        if start == end:
             raise ValueError(f"the {label} of tokens {first} to {last - 1} has no characters")
-        (start, _), (_, end) = visible[0], visible[-1]
         spans.append((start, end, label))
     return text, spans, repaired
 
@@ -89,7 +88,11 @@ def _from_text(row: dict) -> tuple[str, list[_LabelledSpan]]:
         raise ValueError(f"expected text and a list of {column} {{start, end, label}}, found {entities!r:.80}")
     text = storable(row["text"])
     check_entities(text, spans, where=column)
-    return text, [(e["start"], e["end"], e["label"]) for e in spans]
+    labelled = [(*written(text, e["start"], e["end"]), e["label"]) for e in spans]
+    for start, end, label in labelled:
+        if start == end:
+            raise ValueError(f"the {label} that ends at {end} has no characters")
+    return text, labelled
 
 
 def _passage(row: dict, name: str, entry: dict, verbatim: bool) -> tuple[Passage, int, list[str]]:

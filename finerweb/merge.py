@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Claim', 'same_type', 'clusters', 'labels_that_meet', 'groups', 'favour', 'decide', 'merge_entities',
-           'agreement', 'read_passages']
+           'overruling', 'is_overruled', 'agreement', 'read_passages']
 
 # %% ../nbs/16_merge.ipynb #302b2176
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -230,6 +230,22 @@ def merge_entities(
             decided.append(decide(group, text, others=len(annotations) > 1, **numbers))
         merged += decided if len(decided) == 1 else _apart(decided, min_score)
     return [e for e in merged if e.score >= min_score], [e for e in merged if e.score < min_score]
+
+# %% ../nbs/16_merge.ipynb #b6c1a2f1
+def overruling(teachers: Sequence[dict], language: str) -> dict[str, set[str]]:
+    "The students that have the last word in `language` -> the types that they are asked for."
+    students = {}
+    for teacher in teachers:
+        if language in teacher.get("overrules", ()):
+            labels = teacher["labels"]
+            students[teacher["name"]] = set(labels.values() if isinstance(labels, dict) else labels)
+    return students
+
+
+def is_overruled(entity: Entity, students: dict[str, set[str]]) -> bool:
+    "Whether one of the `students` (name -> types that it is asked for) should have named the entity and did not."
+    types = {kind for label in entity.label.split(" / ") for kind in (label, broader(label))}
+    return any(name not in entity.teachers and types & asked for name, asked in students.items())
 
 # %% ../nbs/16_merge.ipynb #e1860cd2
 def agreement(annotations: Annotations, entities: list[Entity], *, min_score: float) -> dict[str, int]:

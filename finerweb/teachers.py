@@ -17,6 +17,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from .data import Mention, Passage
+from .languages import language as find_language
 from .llm.budget import Prices, check_cap, prices
 from .llm.cached import Remembered
 from .llm.chat import Backend, ChatModel
@@ -43,6 +44,7 @@ _EXPECTED = {
     int: "a whole number, 0 or more",
     _NUMBER: "a number, 0 or more",
     dict: "a mapping",
+    list: "a list of languages such as [eng, swh]",
     _LABELS: "a list such as [person, city], or a mapping from a label to the type that stands for it: {mji: city}",
 }
 _CHAT = {
@@ -62,7 +64,14 @@ KINDS: dict[str, dict] = {
     "endpoint": _SERVED | {"timeout": _NUMBER},
     "vllm": _CHAT | {"engine": dict},
     "batch": _SERVED | {"poll": _NUMBER},
-    "student": {"model": str, "labels": _LABELS, "threshold": _NUMBER, "least": _NUMBER, "batch": int},
+    "student": {
+        "model": str,
+        "labels": _LABELS,
+        "threshold": _NUMBER,
+        "least": _NUMBER,
+        "batch": int,
+        "overrules": list,
+    },
 }
 OPENAI = "https://api.openai.com/v1"
 
@@ -203,6 +212,9 @@ def _check_student(spec: dict, who: str) -> dict:
         raise ValueError(f"{who}: threshold is {spec['threshold']}, expected a number above 0 and below 1")
     if not 0 < spec.get("least", 0.5) <= 0.5:
         raise ValueError(f"{who}: least is {spec['least']}, expected a number above 0, up to 0.5")
+    for code in spec.get("overrules", ()):
+        if code != (known := find_language(code).iso639_3):
+            raise ValueError(f"{who}: overrules holds {code!r}, expected {known}")
     if spec.get("batch", 1) < 1:
         raise ValueError(f"{who}: batch is {spec['batch']}, expected 1 or more")
     return spec

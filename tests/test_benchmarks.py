@@ -16,7 +16,7 @@ from finerweb.benchmarks import (
     label_words,
     read_benchmark,
 )
-from finerweb.data import Entity
+from finerweb.data import Entity, written
 from finerweb.metrics import score_spans
 from finerweb.source.conll import join_tokens, place_tokens, spans_of_tags
 from finerweb.text.leakage import LeakIndex, bare, find_leaks, without_leaks
@@ -304,6 +304,23 @@ def test_leaked_training_rows_are_taken_out():
     ]
 
 
+def seen(mention):
+    return mention[slice(*written(mention, 0, len(mention)))]
+
+
+def test_invisible_edges_are_no_part_of_a_mention(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [
+        {"tokens": ["\ufeff", "Oslo\u200f", "won"], "ner_tags": ["B-LOC", "I-LOC", "O"]},
+        {"text": "In \u200bOslo\ufeff.", "entities": [{"start": 3, "end": 9, "label": "LOC"}]},
+        {"tokens": ["\u200f", "won"], "ner_tags": ["B-LOC", "O"]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    benchmark = read_benchmark({"name": "own", "path": str(path), "language": "eng"})
+    assert [p.mention(e) for p in benchmark.passages for e in p.entities] == ["Oslo", "Oslo"]
+    assert len(benchmark.dropped) == 1 and "no characters" in benchmark.dropped[0]["detail"]
+
+
 def test_every_mention_is_the_join_of_its_tokens(real_data, monkeypatch):
     monkeypatch.setenv("FINERWEB_TEST_DATA", str(real_data))
     read_sets = 0
@@ -320,11 +337,11 @@ def test_every_mention_is_the_join_of_its_tokens(real_data, monkeypatch):
             joined = ["".join(tokens[a : b + 1]) for _, a, b in get_entities(row["ner_tags"])]
             if spaces_are_tokens:
                 assert passage.text == "".join(tokens), name
-                assert mentions == [m.strip() for m in joined], passage
+                assert mentions == [seen(m) for m in joined], passage
             else:
-                assert ["".join(m.split()) for m in mentions] == ["".join(m.split()) for m in joined], passage
+                assert ["".join(m.split()) for m in mentions] == [seen("".join(m.split())) for m in joined], passage
                 assert "".join(passage.text.split()) == "".join("".join(tokens).split())
-            assert all(m == m.strip() for m in mentions)
+            assert all(m == seen(m) for m in mentions)
         read_sets += 1
     assert read_sets == 13
 

@@ -106,7 +106,7 @@ def check_parameters(stage: str, values: dict) -> dict:
 
 # %% ../../nbs/60_runner/00_stages.ipynb #3391cd1e
 ROUND1 = "round1"
-_ASKED = ("labels", "threshold", "least")  # fields of `first` that are the teacher's
+_ASKED = ("labels", "threshold", "least", "overrules")  # fields of `first` that are the teacher's
 
 
 def student_kind(student: dict) -> str:
@@ -133,6 +133,10 @@ def with_first_teacher(teachers: list[dict], first: dict) -> list[dict]:
     if not first:
         return teachers
     student, *_ = with_first_student([], first)
+    unlearned = sorted(set(first.get("overrules", ())) - set(first.get("languages") or first.get("overrules", ())))
+    if unlearned:
+        advice = "it can have the last word only in languages that it learns: add them to first.languages"
+        raise ValueError(f"first.overrules has {', '.join(map(str, unlearned))}, first.languages has not; {advice}")
     asked = {name: first[name] for name in _ASKED if name in first}
     model = f"{STUDENTS[student_kind(student)]}/{student['name']}"
     return [*teachers, {"name": student["name"], "kind": "student", "model": model, **asked}]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import storable
+from ..data import storable, written
 from ..text.segment import graphemes
 
 # %% ../../nbs/32_student/00_windows.ipynb #2881092c
@@ -23,7 +23,7 @@ class Units(NamedTuple):
     "A text in the units of a tokenizer; all five lists have one entry for each unit."
 
     ids: list[int]
-    offsets: list[tuple[int, int]]  # the unit's characters, without blanks at the edges
+    offsets: list[tuple[int, int]]  # the unit's characters, without blanks and invisible ones at the edges
     can_start: list[bool]  # whether a span may start here
     can_end: list[bool]
     cases: list[int]  # what `case_of` returns
@@ -47,12 +47,9 @@ def read_units(text: str, ids: list[int], spans: Sequence[tuple[int, int]]) -> U
     offsets, starts, ends = [], [], []
     next_start, next_end = len(text), -1
     for start, end in reversed(spans):
-        while start < end and text[start].isspace():
-            start += 1
+        start, end = written(text, start, end)
         # a piece may begin with the end of the grapheme before it
         start = next((i for i in range(start, end) if i not in grapheme_end), start)
-        while start < end and text[end - 1].isspace():
-            end -= 1
         # A tokenizer may leave out the marks and joiners behind a letter; they belong to it.
         if start < end <= next_start and grapheme_end.get(end, end) <= next_start:
             end = grapheme_end.get(end, end)
