@@ -88,7 +88,7 @@ def of_language(files: Iterable[PurePosixPath], language: str, *, top: str = "")
     in_usual_folder = [f for f in files if (*above, *f.parent.parts)[-len(usual) :] == usual]
     if in_usual_folder:
         return in_usual_folder
-    codes = {entry.iso639_3, entry.config.lower()}
+    codes = {entry.iso639_3, f"{entry.iso639_3}_{entry.script}".lower(), entry.config.lower()}
     spelt = lambda name: name.lower().replace("-", "_")
     named_after = [f for f in files if codes & set(map(spelt, _names(f)))]
     named_after = named_after or [f for f in files if spelt(f.name.split(".")[0]) == spelt(entry.bcp47)]
