@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import SMALL, untrained, write_profile
 
-from finerweb.data import Entity, Passage, read_rows
+from finerweb.data import Entity, Passage, broader, read_rows
 from finerweb.judge import check_judge
-from finerweb.merge import merge_entities
+from finerweb.merge import is_overruled, merge_entities, overruling
 from finerweb.models.agreement import Trust, learn_trust
 from finerweb.runner.pipeline import check_models
 from finerweb.runner.plan import PlannedTask, plan, up_to_date
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SWAHILI = Passage("swh_0", "Wangari Maathai alizaliwa Nyeri, Kenya.", "swh", "Latn")
 THAI = Passage("tha_0", "วังการี มาไท เกิดที่เมืองไนเยรี", "tha", "Thai")
 FIRST = {"languages": ["swh"], "encoder": "char", "label_encoder": "char", "steps": 4, "batch": 4, "size": 16}
-FIRST |= {"window": 128, "labels": ["person", "location"], "threshold": 0.01, "least": 0.2}
+FIRST |= {"window": 128, "labels": ["person", "location"], "threshold": 0.01, "least": 0.2, "overrules": ["swh"]}
 
 
 @pytest.fixture
@@ -238,7 +238,10 @@ TWO_STUDENTS = [teacher_of("owner/name", name=name) for name in ("a", "b")]
         ({"first": FIRST | {"kind": "glimer"}}, "did you mean gliner"),
         ({"first": FIRST | {"name": "tiny"}}, "each of students needs a name of its own"),
         ({"first": FIRST | {"name": "lexicon"}}, "each of teachers needs a name of its own"),
-        ({"first": FIRST | {"languages": ["tha"]}}, "33_binder first needs 17_translate of round1/tha"),
+        ({"first": FIRST | {"languages": ["tha"], "overrules": []}}, "33_binder first needs 17_translate of round1/tha"),
+        ({"first": FIRST | {"overrules": ["swh", "eng"]}}, "first.overrules has eng, first.languages has not"),
+        ({"first": FIRST | {"overrules": ["Swahili"]}}, "first.overrules has Swahili"),
+        ({"first": FIRST | {"overrules": "swh"}}, "first.overrules has h, s, w"),
         ({"teachers": TWO_STUDENTS}, "its teachers are all students, which cannot rate"),
         ({"teachers": [*SMALL["teachers"], teacher_of("33_binder/tiny")]}, "33_binder/tiny is a student of this run"),
         ({"stages": {"16_merge": {"training_round": "round1"}}}, "training_round is the runner's to set"),
@@ -277,6 +280,28 @@ def test_both_rounds_stand_side_by_side(two_rounds):
     assert said and {e["label"] for e in said} <= {"person", "location"}
     by_first = [e for row in read_rows(run / "16_merge/swh/rows.parquet") for e in row["entities"] + row["undecided"]]
     assert any("first" in e["teachers"] for e in by_first)
+
+
+def test_what_the_first_student_does_not_repeat_is_dropped_where_it_overrules(two_rounds):
+    run = two_rounds / "runs/small"
+    claims = {part: [e for row in read_rows(run / f"16_merge/{part}/rows.parquet") for e in row["entities"]]
+              for part in ("round1/swh", "swh")}  # fmt: skip
+    of_types = [e for e in claims["swh"] if broader(e["label"]) in ("person", "location")]
+    assert of_types and all("first" in e["teachers"] for e in of_types)
+    others = {part: sum(broader(e["label"]) not in ("person", "location") for e in some) for part, some in claims.items()}
+    assert others["swh"] >= others["round1/swh"] * 0.8 > 0
+    counts = read_meta(run / "16_merge/swh")["counts"]
+    assert counts["overruled"] > 0 and "overruled" not in read_meta(run / "16_merge/round1/swh")["counts"]
+
+
+def test_who_is_overruled():
+    first = {"name": "first", "kind": "student", "labels": {"mji": "city", "mtu": "person"}, "overrules": ["swh"]}
+    students = overruling([{"name": "lexicon", "kind": "weak"}, first], "swh")
+    assert students == {"first": {"city", "person"}} and overruling([first], "eng") == {}
+    cases = (("city", True), ("person", True), ("location", False), ("country", False), ("human / person", True))
+    for label, expected in cases:
+        assert is_overruled(Entity(0, 4, label, 0.9, ("lexicon",)), students) is expected, label
+        assert not is_overruled(Entity(0, 4, label, 0.9, ("first", "lexicon")), students)
 
 
 def test_a_student_trained_again_makes_its_annotations_stale(two_rounds):
