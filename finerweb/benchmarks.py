@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import Entity, Passage, check_entities, storable, written
+from .data import Entity, Passage, check_entities, storable
 from .source.conll import file_rows, hub_rows, join_tokens, place_tokens, spans_of_tags, tokens_are_text
 from finerweb.source.test_sets import (
     benchmark_entry,
@@ -22,6 +22,7 @@ from finerweb.source.test_sets import (
     known_words,
     label_words,
 )
+from .text.segment import written
 
 # %% ../nbs/30_benchmarks.ipynb #cf82f66d
 _LabelledSpan = tuple[int, int, str]  # start, end, label of the test set

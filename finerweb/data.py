@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RIGHT_TO_LEFT', 'COLUMNS', 'DROPPED', 'Entity', 'Mention', 'Passage', 'entity_from_row', 'entity_row',
            'lesson_passages', 'lesson_entity', 'lesson_rows', 'schema', 'features', 'refused', 'check_entities',
-           'check_rows', 'storable', 'written', 'dropped_row', 'write_rows', 'read_rows', 'write_text', 'column_texts',
-           'Table', 'asset', 'entity_types', 'broader']
+           'check_rows', 'storable', 'dropped_row', 'write_rows', 'read_rows', 'write_text', 'column_texts', 'Table',
+           'asset', 'entity_types', 'broader']
 
 # %% ../nbs/00_data.ipynb #99a35ba3
 import html
@@ -228,19 +228,6 @@ def storable(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"expected text, found {type(text).__name__}: {text!r:.60}")
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
-
-
-# marks of the direction, places to break a line or none; joiners are part of a word
-_UNWRITTEN = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def written(text: str, start: int, end: int) -> tuple[int, int]:
-    "The span without blanks and characters that write nothing at its edges; empty where there is nothing else."
-    while start < end and (text[start].isspace() or text[start] in _UNWRITTEN):
-        start += 1
-    while start < end and (text[end - 1].isspace() or text[end - 1] in _UNWRITTEN):
-        end -= 1
-    return start, end
 
 # %% ../nbs/00_data.ipynb #2f906ee3
 DROPPED = pa.schema([(c, pa.string()) for c in ("id", "language", "reason", "detail", "text")])

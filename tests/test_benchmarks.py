@@ -16,10 +16,11 @@ from finerweb.benchmarks import (
     label_words,
     read_benchmark,
 )
-from finerweb.data import Entity, written
+from finerweb.data import Entity
 from finerweb.metrics import score_spans
 from finerweb.source.conll import join_tokens, place_tokens, spans_of_tags
 from finerweb.text.leakage import LeakIndex, bare, find_leaks, without_leaks
+from finerweb.text.segment import written
 
 TOKENS = ["Oslo", "3", "é", "วัน", "ที่", "北京", "ဝ", "a b", "", " ", "\x00", "'s", "n't", "''", *",.\"'()„“”«»$%…-।،"]
 LOST = {"\x00": "\ufffd"}

@@ -276,7 +276,7 @@ def test_every_packaged_profile_can_be_looked_at_on_a_bare_machine(profile, tmp_
         assert "would fail" not in ended.output, "the paper's test sets are on the hub"
         assert "thainer-2.2" in ended.output
     if profile == "real":
-        assert "10_corpus eng would fail" in ended.output, "it wants a source"
+        assert "10_corpus arb would fail" in ended.output, "it wants a source"
 
 
 def test_a_number_that_yaml_reads_as_a_text_is_a_number(tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import storable, written
-from ..text.segment import graphemes
+from ..data import storable
+from ..text.segment import graphemes, written
 
 # %% ../../nbs/32_student/00_windows.ipynb #2881092c
 class Units(NamedTuple):
