@@ -241,7 +241,7 @@ TWO_STUDENTS = [teacher_of("owner/name", name=name) for name in ("a", "b")]
         ({"first": FIRST | {"languages": ["tha"], "overrules": []}}, "first needs 17_translate of round1/tha"),
         ({"first": FIRST | {"overrules": ["swh", "eng"]}}, "first.overrules has eng, first.languages has not"),
         ({"first": FIRST | {"overrules": ["Swahili"]}}, "first.overrules has Swahili"),
-        ({"first": FIRST | {"overrules": "swh"}}, "first.overrules has h, s, w"),
+        ({"first": FIRST | {"overrules": "swh"}}, "overrules is 'swh', expected a list of languages"),
         ({"teachers": TWO_STUDENTS}, "its teachers are all students, which cannot rate"),
         ({"teachers": [*SMALL["teachers"], teacher_of("33_binder/tiny")]}, "33_binder/tiny is a student of this run"),
         ({"stages": {"16_merge": {"training_round": "round1"}}}, "training_round is the runner's to set"),

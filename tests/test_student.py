@@ -387,3 +387,14 @@ def test_a_student_warns_once_of_texts_that_it_cannot_read():
     with pytest.warns(UserWarning, match="2 of 3 texts are written in letters .* BertTokenizer.* 'ዋንጋሪ") as caught:
         model.predict([english, "ዋንጋሪ ማታይ በኬንያ ተወለደች", f"{english} ჯუნგლი ღამე"], ["person"], progress=False)
     assert len(caught) == 1 and caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("encoder", ["char", "e5"])
+def test_no_span_begins_or_ends_with_what_nobody_sees(encoder):
+    tokenizer, _ = load_encoder(encoder)
+    text = "\ufeffOslo\u200f and \u200bBergen\u2069, พ.ต.ท.ทักษิณ\ufeff"
+    (units,) = read_texts([text], tokenizer)
+    starts = {text[a] for (a, _), allowed in zip(units.offsets, units.can_start, strict=True) if allowed}
+    ends = {text[b - 1] for (_, b), allowed in zip(units.offsets, units.can_end, strict=True) if allowed}
+    assert {"O", "B", "พ"} <= starts and {"o", "n", "ณ"} <= ends
+    assert not (starts | ends) & set("\ufeff\u200f\u200b\u2069 ")

@@ -133,10 +133,12 @@ def with_first_teacher(teachers: list[dict], first: dict) -> list[dict]:
     if not first:
         return teachers
     student, *_ = with_first_student([], first)
-    unlearned = sorted(set(first.get("overrules", ())) - set(first.get("languages") or first.get("overrules", ())))
-    if unlearned:
-        advice = "it can have the last word only in languages that it learns: add them to first.languages"
-        raise ValueError(f"first.overrules has {', '.join(map(str, unlearned))}, first.languages has not; {advice}")
+    overrules, learned = first.get("overrules"), first.get("languages")
+    if learned and isinstance(overrules, list):  # any other value `check_teacher` refuses
+        unlearned = [str(code) for code in overrules if code not in learned]
+        if unlearned:
+            advice = "it can have the last word only in languages that it learns; add them to first.languages"
+            raise ValueError(f"first.overrules has {', '.join(unlearned)}, first.languages has not: {advice}")
     asked = {name: first[name] for name in _ASKED if name in first}
     model = f"{STUDENTS[student_kind(student)]}/{student['name']}"
     return [*teachers, {"name": student["name"], "kind": "student", "model": model, **asked}]

@@ -276,7 +276,8 @@ def names_table(results: Sequence[dict]) -> Table:
     for result in results:
         trial = result["trial"]
         for name, scores in result["tests"].items():
-            row = {"label_language": trial["label_language"], "concepts": trial["concepts"], "test": name}
+            row = {"encoder": trial["build"]["encoder"], "label_language": trial["label_language"]}
+            row |= {"concepts": trial["concepts"], "test": name}
             losses = {f"lost by {names}": scores["f1"] - f1 for names, f1 in scores["shown"].items()}
             rows.append(row | {"F1": scores["f1"]} | losses)
     return rows
