@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUITED', 'OTHERS', 'suited', 'check_saved', 'unread_shares', 'choose_encoder', 'choose_rows', 'swap_names',
-           'read_descriptions', 'model_card']
+           'more_names', 'read_descriptions', 'model_card']
 
 # %% ../nbs/33_binder.ipynb #5cb84a83
 import json
@@ -14,9 +14,12 @@ from pathlib import Path
 
 from .data import broader, entity_types
 from .languages import language as find_language
+from .languages import packaged_languages
 from .models.encoders import load_tokenizer
 from .student.model import SpanBinder
+from .student.targets import voted_concepts
 from .student.windows import unread_share
+from .translate import translate_label, translations
 
 # %% ../nbs/33_binder.ipynb #3dfbd3e9
 SUITED = {
@@ -130,6 +133,19 @@ def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
             text += name
         swapped.append(row | {"text": text + row["text"][at:], "entities": entities})
     return swapped
+
+# %% ../nbs/33_binder.ipynb #3c8f1af5
+def more_names(table: Sequence[dict], languages: Sequence[str]) -> list[dict]:
+    """The packaged translations of the labels of `table` (rows of `17_translate`) in further `languages`, [all] for all
+    that it lacks, each with the concept that most rows give the label. Raises ValueError for a language without any."""
+    codes = list(packaged_languages()) if languages == ["all"] else [find_language(c).iso639_3 for c in languages]
+    unnamed = [code for code in codes if not translations(code)]
+    if unnamed:
+        raise ValueError(f"label_languages: no packaged label is translated into {', '.join(unnamed)}; leave it out")
+    present, concept_of = {row["language"] for row in table}, sorted(voted_concepts(table).items())
+    new = [code for code in codes if code not in present]
+    rows = [translate_label(label, code) | {"concept": concept} for code in new for label, concept in concept_of]
+    return [row for row in rows if row["method"] == "table"]
 
 # %% ../nbs/33_binder.ipynb #caab5147
 def read_descriptions(source: str) -> dict[str, str]:

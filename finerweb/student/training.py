@@ -127,7 +127,7 @@ class _Training:
 
     def __init__(self, model: SpanBinder, settings: TrainingSettings, examples: Sequence[Example]):
         self.model, self.settings, self.examples = model, settings, examples
-        self.pool, self.languages = known_labels(examples, settings), sorted({x.language for x in examples})
+        self.pool, self.languages = known_labels(examples, settings), sorted(settings.translations)
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         encoder = [weight for name, weight in self.trained.items() if name.startswith("text_encoder.")]
         heads = [weight for name, weight in self.trained.items() if not name.startswith("text_encoder.")]

@@ -66,6 +66,7 @@ class Trial:
     shown: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> label -> what it is called
     apart: Sequence[str] = ("test",)  # splits whose sentences are not learned from
     label_language: str = "english"  # english, target or both: what the labels are written in while training
+    label_languages: Sequence[str] = ()  # further languages that the labels are learned in, or all
     concepts: bool = False  # a label and its translations are one concept
     swapped: float = 0.0  # share of the sentences that are learned once more with other names in them
     words: bool = False  # spans begin and end at the edges of ICU's words only
@@ -101,6 +102,7 @@ def at_words(model, languages: Sequence[str]) -> None:
 def label_settings(trial: Trial, rows: Sequence[dict]) -> dict:
     """Settings of the training about the language of labels: the packaged translations of the rows' labels, and the
     concepts they make up; {} for a training on English labels."""
+    from finerweb.binder import more_names
     from finerweb.student.targets import read_concepts
     from finerweb.translate import translate_label
 
@@ -108,7 +110,8 @@ def label_settings(trial: Trial, rows: Sequence[dict]) -> dict:
         return {}
     pairs = sorted({(row["language"], e["label"]) for row in rows for e in row["entities"]})
     table = [translate_label(label, language) for language, label in pairs]
-    translations = {language: {} for language, _ in pairs}
+    table += more_names(table, list(trial.label_languages))
+    translations = {entry["language"]: {} for entry in table}
     for entry in table:
         translations[entry["language"]][entry["label"]] = entry["translation"]
     settings = {"translations": translations, "label_language": trial.label_language}
