@@ -63,7 +63,7 @@ def test_leaked_sentences_are_not_learned(small_set):
 
 
 def test_a_trial_tells_what_it_did_and_a_result_in_the_file_is_not_made_again(small_set, tmp_path):
-    trial = small_trial(shown={"swh": {"person": "mtu"}}, label_language="both", concepts=True)
+    trial = small_trial(shown={"swh": {"person": "mtu"}}, label_language="both", label_languages=["all"], concepts=True)
     result = json.loads(json.dumps(try_out(trial)))
     scores = result["tests"][SET]
     assert result["steps"] == 3 and result["leaked"][SET]

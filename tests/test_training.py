@@ -17,6 +17,7 @@ from finerweb.data import schema  # noqa: E402
 from finerweb.models.char_encoder import CharEncoder, CharEncoderConfig  # noqa: E402
 from finerweb.store import Task  # noqa: E402
 from finerweb.student import model as student  # noqa: E402
+from finerweb.binder import more_names  # noqa: E402
 from finerweb.student import (
     objective,  # noqa: E402
     training,  # noqa: E402
@@ -252,6 +253,27 @@ def test_no_synonym_or_translation_is_a_negative(tiny_encoder, no_progress, labe
     assert false_negatives(tiny_encoder, changes | dict(concepts=read_concepts(TABLE, near=0.0))) == 0
     assert false_negatives(tiny_encoder, changes | dict(concepts=read_concepts(TABLE, near=0.75))) == 0
     assert false_negatives(tiny_encoder, changes) > 0  # without concepts there are such targets
+
+
+def test_labels_are_asked_by_their_names_in_languages_of_no_row(tiny_encoder, monkeypatch):
+    read = {row["language"] for row in rows()}
+    table = [row | {"concept": "human being"} for row in TABLE if row["label"] == "human"] * 2 + TABLE
+    added = more_names(table, ["arb", "kat", "tha"])
+    assert {row["language"] for row in added} == {"arb", "kat"} and not {"arb", "kat"} & read
+    assert {row["concept"] for row in added if row["label"] == "person"} == {"person"}  # "human" is not in the table
+    languages = {row["language"] for row in more_names(table, ["all"])}
+    assert len(languages) == 91 - len(read) and not languages & read
+    asked, batch_losses = set(), training.batch_losses
+
+    def recorded(model, examples, labels, names, settings):
+        asked.update(names)
+        return batch_losses(model, examples, labels, names, settings)
+
+    monkeypatch.setattr(training, "batch_losses", recorded)
+    names = {"arb": {row["label"]: row["translation"] for row in added if row["language"] == "arb"}}
+    settings = TRAINING | dict(steps=20, label_language="both", concepts=read_concepts(table + added, near=0.0))
+    train_binder(untrained(tiny_encoder), rows(), **settings, translations=WORDS | names)
+    assert {names["arb"]["person"], names["arb"]["city"], "mtu", "คน", "person"} <= asked
 
 
 def test_concepts_follow_rings_majorities_and_near_labels():
