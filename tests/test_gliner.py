@@ -25,6 +25,7 @@ from finerweb.gliner import (
     draw_line,
     draw_lines,
     make_word_examples,
+    piece_tables,
     train_gliner,
 )  # fmt: skip
 from finerweb.runner.pipeline import run_profile
@@ -296,6 +297,26 @@ def test_it_learns_the_sentences(trained):
     texts = [text for text, _ in SENTENCES]
     if student.label_tokenizer:  # from random weights, a uni-encoder takes far longer to tell labels apart
         assert mentions(student, texts, ["person", "city"]) == [set(labels.items()) for _, labels in SENTENCES]
+
+
+def test_word_pieces_stay_as_they_are_unless_asked(library, encoder):
+    for is_frozen in (True, False):
+        student = untrained(library, encoder)
+        [table] = piece_tables(student)
+        before = table.weight.detach().clone()
+        train_gliner(student, rows(), **TRAINING | {"steps": 2}, freeze_pieces=is_frozen)
+        assert library.equal(before, table.weight) == is_frozen
+    bi_encoder = untrained(library, encoder, encoder)
+    assert len(piece_tables(bi_encoder)) == 2
+
+
+def test_the_marks_of_labels_and_text_differ(library, encoder):
+    student = untrained(library, encoder)
+    marks = student.tokenizer.convert_tokens_to_ids(["<<ENT>>", "<<SEP>>"])
+    table = piece_tables(student)[0].weight
+    first, second = table[marks]
+    assert library.cosine_similarity(first, second, dim=0) < 0.9
+    assert 0.5 < table[marks].std() / table.std() < 2
 
 
 def test_the_library_is_given_the_lines_that_were_drawn(library, encoder):

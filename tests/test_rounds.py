@@ -217,6 +217,13 @@ def test_the_first_round_pays_no_translator():
     assert tasks["17_translate swh"].parameters["translator"] == chat
 
 
+def test_the_first_student_can_read_the_languages_that_it_only_teaches():
+    "Light, it would lack the word pieces of their letters."
+    assert tasks_by_label()["33_binder first"].parameters["pieces"] == "all"
+    assert tasks_by_label(first=FIRST | {"pieces": "used"})["33_binder first"].parameters["pieces"] == "used"
+    assert tasks_by_label()["33_binder tiny"].parameters.get("pieces", "letters") == "letters"
+
+
 def test_the_first_student_can_be_a_gliner():
     tasks = tasks_by_label(first={"kind": "gliner", "labels": ["person"]})
     assert tasks["14_annotate swh/first"].needs[-1] == ("34_gliner", ("first",))

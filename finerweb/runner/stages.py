@@ -118,9 +118,13 @@ def student_kind(student: dict) -> str:
 
 
 def with_first_student(students: list[dict], first: dict) -> list[dict]:
-    "The students of both rounds: `students`, and before them that of round 1, if `first` is not empty."
-    settings = {name: value for name, value in first.items() if name not in _ASKED}
-    return [{"name": "first", **settings, "training_round": ROUND1}, *students] if first else students
+    """The students of both rounds: `students`, and before them that of round 1, if `first` is not empty. It keeps all
+    its word pieces: it is asked about texts in other letters than those that it learned from."""
+    if not first:
+        return students
+    student = {"name": "first"} | {name: value for name, value in first.items() if name not in _ASKED}
+    kept = {"pieces": "all"} if student_kind(student) == "binder" else {}
+    return [kept | student | {"training_round": ROUND1}, *students]
 
 
 def with_first_teacher(teachers: list[dict], first: dict) -> list[dict]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_SCORES', 'MOST_SPANS', 'DAMAGED', 'flat', 'uncrossed', 'script_of', 'threshold_of', 'predict_spans',
-           'warn_of_unread', 'Predicts']
+           'warn_of_unread', 'foreign_texts', 'warn_of_foreign', 'Predicts']
 
 # %% ../../nbs/32_student/03_decoding.ipynb #22266c23
 import warnings
@@ -77,13 +77,14 @@ def predict_spans(
     progress: bool,
 ) -> list[list[Entity]]:  # fmt: skip
     "Every span of each text that reaches the threshold, with its best label and score; overlaps are left in."
-    unread, best = set(), [{} for _ in texts]  # (start, end) -> entity, of each text
+    unread, foreign, best = set(), set(), [{} for _ in texts]  # (start, end) -> entity, of each text
     bar = progress_bar(total=len(texts), desc="predict", unit="text", disable=not progress)
     with student.scorer(labels, exact) as score, bar:
         for begin, block in text_blocks(texts):
             least = [threshold_of(student.config, text) if threshold is None else threshold for text in block]
             readable, counted = [w for w in student.windows(begin, *block) if any(w.can_start)], set()
             unread |= unread_texts(begin, block, readable, student.text_tokenizer)
+            foreign |= foreign_texts(student.config, begin, block)
             for windows in group_windows(readable, most=batch_size, budget=student.most_units):
                 for row, first, last, label, value in score(windows, [least[w.text - begin] for w in windows]):
                     window = windows[row]
@@ -96,6 +97,7 @@ def predict_spans(
                 counted |= numbers
             bar.update(len(block) - len(counted))
     warn_of_unread(student, texts, unread)
+    warn_of_foreign(student.config, texts, foreign)
     return [list(entities.values()) for entities in best]
 
 
@@ -106,6 +108,24 @@ def warn_of_unread(student: Any, texts: Sequence[str], numbers: set[int]) -> Non
         message = f"{len(numbers)} of {len(texts)} texts are written in letters that the student's {name} does not know"
         warnings.warn(f"{message}, such as {first.strip()[:40]!r}: it finds little there; take a student whose encoder"
                       " reads that script", stacklevel=4)  # fmt: skip
+
+
+def foreign_texts(config, first: int, texts: Sequence[str]) -> set[int]:
+    """The numbers of the `texts`, counted from `first`, in a script whose word pieces a light student was saved
+    without: it reads them letter by letter, which it has not learned."""
+    scripts = getattr(config, "scripts", None)
+    if not scripts:
+        return set()
+    return {n for n, text in enumerate(texts, first) if not script_of(text, scripts) and any(map(str.isalpha, text))}
+
+
+def warn_of_foreign(config, texts: Sequence[str], numbers: set[int]) -> None:
+    "Warns once of the texts with these numbers, which `foreign_texts` has found."
+    if numbers:
+        warnings.warn(f"{len(numbers)} of {len(texts)} texts, such as {texts[min(numbers)].strip()[:40]!r}, are in a "
+                      f"script whose word pieces the student was saved without (it has those of "
+                      f"{', '.join(config.scripts)}): it finds little there; train it on that script, or save it with "
+                      "pieces: all", stacklevel=4)  # fmt: skip
 
 # %% ../../nbs/32_student/03_decoding.ipynb #b81686f0
 class Predicts:

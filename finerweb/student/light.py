@@ -6,11 +6,14 @@
 __all__ = ['PIECES', 'keep_pieces']
 
 # %% ../../nbs/32_student/12_light.ipynb #95d291f2
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from ..data import storable
+from ..languages import scripts as all_scripts
 from ..models.e5 import piece_table
 from ..models.vocabulary import can_cut, cut_table, cut_tokenizer, spelled_pieces, used_pieces
+from .decoding import script_of
 from .model import SpanBinder
 
 # %% ../../nbs/32_student/12_light.ipynb #b05c46cc
@@ -25,14 +28,22 @@ def _cut(tokenizer, encoder, config: dict, texts: list[str], pieces: str) -> Non
     encoder.config.pad_token_id = config["pad_token_id"] = tokenizer.pad_token_id
 
 
+def _scripts_of(texts: Sequence[str]) -> list[str]:
+    "The scripts of at least one in a hundred of the texts."
+    counts = Counter(script_of(text, all_scripts()) for text in texts[:: max(1, len(texts) // 2000)])
+    return sorted(script for script, n in counts.items() if script and 100 * n >= counts.total())
+
+
 def keep_pieces(model: SpanBinder, texts: Iterable[str], labels: Iterable[str], *, pieces: str) -> int:
     """Takes out of a student, in place, all word pieces but single characters and those of `texts` and `labels`:
-    "used", or all in their "letters". Returns how many pieces of the text encoder are left: all where its tokenizer
-    cannot be cut, 0 where it has none. Raises ValueError."""
+    "used", or all in their "letters". Its configuration notes the scripts of the texts. Returns how many pieces of the
+    text encoder are left: all where its tokenizer cannot be cut, 0 where it has none. Raises ValueError."""
     if pieces not in PIECES:
         raise ValueError(f"pieces is {pieces!r}; expected {' or '.join(PIECES)}")
     labels = [storable(label) for label in labels]
-    texts = [storable(text) for text in texts] + labels
+    texts = [storable(text) for text in texts]
+    model.config.scripts = _scripts_of(texts)
+    texts += labels
     table = piece_table(model.text_encoder)
     if table is not None and can_cut(model.text_tokenizer):
         _cut(model.text_tokenizer, model.text_encoder, model.config.text_config, texts, pieces)

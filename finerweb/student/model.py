@@ -72,6 +72,7 @@ class SpanBinderConfig(PreTrainedConfig):
         descriptions: dict | None = None,  # label -> description
         thresholds: dict | None = None,  # script -> threshold, where it is not `threshold`
         share_pieces: bool = False,  # the label encoder looks up the text encoder's word pieces
+        scripts: list | None = None,  # whose word pieces it was saved with; none: all
         **kwargs,
     ):
         self.text_config, self.label_config = dict(text_config or {}), dict(label_config or {})
@@ -79,7 +80,7 @@ class SpanBinderConfig(PreTrainedConfig):
         self.dropout, self.freeze_labels, self.restore_case = dropout, freeze_labels, restore_case
         self.contrastive, self.descriptions = contrastive, dict(descriptions or {})
         self.threshold, self.edge_floor, self.thresholds = threshold, edge_floor, dict(thresholds or {})
-        self.share_pieces = share_pieces
+        self.share_pieces, self.scripts = share_pieces, list(scripts or [])
         super().__init__(**kwargs)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import Mention, Passage
-from .decoding import threshold_of
+from .decoding import foreign_texts, threshold_of
 
 # %% ../../nbs/32_student/11_teacher.ipynb #fc6be3e8
 def confidence(score: float, threshold: float) -> float:
@@ -40,8 +40,14 @@ class StudentTeacher:
         self.least, self.batch = least, batch
 
     def annotate(self, passages: Sequence[Passage]) -> list[list[Mention]]:
-        "The mentions in each passage, with their places and confidences. Raises ValueError for damaged weights."
+        """The mentions in each passage, with their places and confidences. Raises ValueError for damaged weights, and
+        where most passages are in a script that the student was saved without."""
         config = self.student.config
+        foreign = foreign_texts(config, 0, [passage.text for passage in passages])
+        if 2 * len(foreign) > len(passages):
+            text, kept = passages[min(foreign)].text[:40], ", ".join(config.scripts)
+            advice = "train it again with pieces: all, or leave it out in this language"
+            raise ValueError(f"the student has the word pieces of {kept} only, so it cannot teach {text!r}; {advice}")
         thresholds = [self.threshold or threshold_of(config, passage.text) for passage in passages]
         mentions: list[list[Mention]] = [[] for _ in passages]
         for threshold in sorted(set(thresholds)):
