@@ -69,6 +69,7 @@ KINDS: dict[str, dict] = {
         "labels": _LABELS,
         "threshold": _NUMBER,
         "least": _NUMBER,
+        "precision": str,
         "batch": int,
         "overrules": list,
     },
@@ -212,6 +213,8 @@ def _check_student(spec: dict, who: str) -> dict:
         raise ValueError(f"{who}: threshold is {spec['threshold']}, expected a number above 0 and below 1")
     if not 0 < spec.get("least", 0.5) <= 0.5:
         raise ValueError(f"{who}: least is {spec['least']}, expected a number above 0, up to 0.5")
+    if spec.get("precision", "half") not in ("float32", "half"):
+        raise ValueError(f"{who}: precision is {spec['precision']!r}, expected float32 or half")
     for code in spec.get("overrules", ()):
         if code != (known := find_language(code).iso639_3):
             raise ValueError(f"{who}: overrules holds {code!r}, expected {known}")
@@ -243,6 +246,11 @@ def _student_teacher(spec: dict) -> WeakTeacher:
         student = load(Path(spec["model"]).expanduser())
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"teacher {spec['name']!r}: no student in {spec['model']!r}: {error}") from error
+    if "precision" in spec:
+        if not hasattr(student, "precision"):
+            reason = f"precision is {spec['precision']}, but {spec['model']!r} is a {type(student).__name__}"
+            raise ValueError(f"teacher {spec['name']!r}: {reason}, which has no choice of one; leave it out")
+        student.precision = spec["precision"]
     labels = spec["labels"]
     types = labels if isinstance(labels, dict) else {label: label for label in labels}
     numbers = {"threshold": spec.get("threshold"), "least": spec.get("least", 0.5), "batch": spec.get("batch", 32)}

@@ -65,6 +65,7 @@ def evaluated(tmp_path_factory, root) -> Path:
     CharTokenizer().save_pretrained(home / "encoder")
     sizes = dict(size=8, max_width=9, window=100, dropout=0.0, freeze_labels=True)
     model = SpanBinder.from_encoder(str(home / "encoder"), label_encoder=str(home / "encoder"), **sizes)
+    model.config.scripts = ["Thai"]  # as if it were light, and not for this test set
     task = Task(str(home), "small", "33_binder", ("tiny",), parameters=dict(languages=["swh"]))
     model.save_pretrained(task.open() / "model")
     task.close()
@@ -110,6 +111,11 @@ def test_the_stage_leaves_out_what_leaked_and_says_so(evaluated):
     assert [(row["id"], row["reason"]) for row in dropped] == reasons
     assert "mwaka wa 2004" in dropped[1]["detail"] and dropped[1]["detail"].startswith("0.")
     assert [r["id"] for r in pq.read_table(evaluated / "rows.parquet").to_pylist()] == ["mine-2", "mine-3", "mine-4"]
+
+
+def test_the_stage_notes_what_its_student_warns_of(evaluated):
+    [note] = json.loads((evaluated / "meta.json").read_text(encoding="utf-8"))["notes"]
+    assert note.startswith("5 of 5 texts, such as 'Habari za Nairobi.', are in a script") and "Thai" in note
 
 
 def test_the_stages_scores_are_those_of_its_rows(evaluated):

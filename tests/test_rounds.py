@@ -128,6 +128,7 @@ def test_a_gliner_needs_its_library(tmp_path, monkeypatch):
         ({"threshold": 1}, "threshold is 1, expected a number above 0 and below 1"),
         ({"least": 0.7}, "least is 0.7"),
         ({"batch": 0}, "batch is 0"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16', expected float32 or half"),
         ({"temperature": 1}, "a student teacher has no field temperature"),
     ],
 )

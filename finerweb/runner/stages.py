@@ -106,7 +106,7 @@ def check_parameters(stage: str, values: dict) -> dict:
 
 # %% ../../nbs/60_runner/00_stages.ipynb #3391cd1e
 ROUND1 = "round1"
-_ASKED = ("labels", "threshold", "least", "overrules")  # fields of `first` that are the teacher's
+_ASKED = ("labels", "threshold", "least", "precision", "overrules")  # fields of `first` that are the teacher's
 
 
 def student_kind(student: dict) -> str:
