@@ -96,6 +96,16 @@ def test_entities_and_scores_are_those_of_torch_for_any_labels(model, folder):
             assert any(theirs) and theirs[1:3] == [[], []]
 
 
+def test_it_says_in_which_scripts_its_student_cannot_read(model, tmp_path):
+    model.config.scripts = ["Thai"]
+    try:
+        export_onnx(model, tmp_path)
+    finally:
+        model.config.scripts = []
+    with pytest.warns(UserWarning, match="1 of 1 texts, such as 'Nairobi', .* those of Thai"):
+        OnnxStudent(tmp_path, threads=1).predict(["Nairobi"], LABELS, progress=False)
+
+
 @pytest.mark.filterwarnings("ignore:.*letters that the student")
 def test_it_predicts_without_torch(model, folder):
     code = (

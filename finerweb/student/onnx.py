@@ -161,7 +161,7 @@ def to_int8(path: Path) -> None:
         logging.disable(logging.NOTSET)
 
 # %% ../../nbs/32_student/13_onnx.ipynb #caa687f0
-_SETTINGS = ("window", "overlap", "max_width", "threshold", "thresholds", "edge_floor", "descriptions")
+_SETTINGS = ("window", "overlap", "max_width", "threshold", "thresholds", "edge_floor", "descriptions", "scripts")
 _GRAPHS = ("text.onnx", "spans.onnx", "labels.onnx", "foreign_labels.onnx")
 _PARTS = ("graphs", "text_tokenizer", "label_tokenizer")
 _FILES = ("student.json", *_GRAPHS, "text_tokenizer.json", "label_tokenizer.json")
