@@ -25,9 +25,9 @@ from finerweb.gliner import (
     draw_line,
     draw_lines,
     make_word_examples,
-    piece_tables,
     train_gliner,
 )  # fmt: skip
+from finerweb.models.e5 import piece_tables
 from finerweb.runner.pipeline import run_profile
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
@@ -302,18 +302,18 @@ def test_it_learns_the_sentences(trained):
 def test_word_pieces_stay_as_they_are_unless_asked(library, encoder):
     for is_frozen in (True, False):
         student = untrained(library, encoder)
-        [table] = piece_tables(student)
+        [table] = piece_tables(student.model.model)
         before = table.weight.detach().clone()
         train_gliner(student, rows(), **TRAINING | {"steps": 2}, freeze_pieces=is_frozen)
         assert library.equal(before, table.weight) == is_frozen
     bi_encoder = untrained(library, encoder, encoder)
-    assert len(piece_tables(bi_encoder)) == 2
+    assert len(piece_tables(bi_encoder.model.model)) == 2
 
 
 def test_the_marks_of_labels_and_text_differ(library, encoder):
     student = untrained(library, encoder)
     marks = student.tokenizer.convert_tokens_to_ids(["<<ENT>>", "<<SEP>>"])
-    table = piece_tables(student)[0].weight
+    table = piece_tables(student.model.model)[0].weight
     first, second = table[marks]
     assert library.cosine_similarity(first, second, dim=0) < 0.9
     assert 0.5 < table[marks].std() / table.std() < 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'FILE', 'E5File', 'e5_file', 'read_e5', 'unpack', 'PackedEmbedding', 'E5Config', 'E5Model',
-           'piece_table', 'e5_model', 'unpacked', 'e5_tokenizer', 'e5_folder']
+           'piece_table', 'piece_tables', 'e5_model', 'unpacked', 'e5_tokenizer', 'e5_folder']
 
 # %% ../../nbs/06_models/01_e5.ipynb #84082218
 import importlib.util
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 # %% ../../nbs/06_models/01_e5.ipynb #b5e257e5
@@ -149,6 +149,12 @@ def piece_table(encoder: nn.Module) -> nn.Embedding | PackedEmbedding | None:
     except NotImplementedError:
         return None
     return table if isinstance(table, (nn.Embedding, PackedEmbedding)) else None
+
+
+def piece_tables(model: nn.Module) -> list[nn.Embedding | PackedEmbedding]:
+    "The tables of word pieces of all encoders in a model."
+    encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return [table for table in map(piece_table, encoders) if table is not None]
 
 
 AutoConfig.register(E5Config.model_type, E5Config, exist_ok=True)
