@@ -32,7 +32,7 @@ from finerweb.models.e5 import (  # noqa: E402
 )
 from finerweb.models.encoders import load_encoder  # noqa: E402
 from finerweb.models.vocabulary import cut_closing_marks, cut_tokenizer, spelled_pieces, used_pieces  # noqa: E402
-from finerweb.student.light import keep_pieces  # noqa: E402
+from finerweb.student.light import _scripts_of, keep_pieces  # noqa: E402
 from finerweb.student.model import SpanBinder  # noqa: E402
 from finerweb.student.teacher import StudentTeacher  # noqa: E402
 from finerweb.student.windows import read_texts  # noqa: E402
@@ -241,6 +241,17 @@ def test_a_light_student_says_in_which_scripts_it_cannot_read(tmp_path):
         teacher.annotate(passages)
     with pytest.warns(UserWarning, match="1 of 2 texts"):
         assert len(teacher.annotate(passages[1:])) == 2
+
+
+def test_a_student_of_characters_keeps_all_and_reads_every_script():
+    student = SpanBinder.from_encoder("char", label_encoder="char", **SIZES).eval()
+    keep_pieces(student, ["Nyeri"], ["person"], pieces="letters")
+    assert student.config.scripts == []
+
+
+def test_one_language_in_hundreds_has_a_script_too():
+    texts = ["Nyeri"] * 30_000 + ["เนียรี"] * 100 + ["न्येरी"] * 5
+    assert _scripts_of(texts) == ["Latn", "Thai"]
 
 
 def test_both_encoders_look_up_one_table_and_it_does_not_learn():

@@ -29,24 +29,25 @@ def _cut(tokenizer, encoder, config: dict, texts: list[str], pieces: str) -> Non
 
 
 def _scripts_of(texts: Sequence[str]) -> list[str]:
-    "The scripts of at least one in a hundred of the texts."
-    counts = Counter(script_of(text, all_scripts()) for text in texts[:: max(1, len(texts) // 2000)])
-    return sorted(script for script, n in counts.items() if script and 100 * n >= counts.total())
+    "The scripts of ten of up to 20,000 of the texts; of one in a hundred where they are few."
+    counts: Counter[str] = Counter()
+    for text in texts[:: max(1, len(texts) // 20_000)]:
+        counts[script_of(text, filter(None, counts)) or script_of(text, all_scripts())] += 1
+    return sorted(script for script, n in counts.items() if script and n >= min(10, counts.total() / 100))
 
 
 def keep_pieces(model: SpanBinder, texts: Iterable[str], labels: Iterable[str], *, pieces: str) -> int:
     """Takes out of a student, in place, all word pieces but single characters and those of `texts` and `labels`:
-    "used", or all in their "letters". Its configuration notes the scripts of the texts. Returns how many pieces of the
-    text encoder are left: all where its tokenizer cannot be cut, 0 where it has none. Raises ValueError."""
+    "used", or all in their "letters"; its configuration then notes the scripts of the texts. Returns how many pieces of
+    the text encoder are left: all where its tokenizer cannot be cut, 0 where it has none. Raises ValueError."""
     if pieces not in PIECES:
         raise ValueError(f"pieces is {pieces!r}; expected {' or '.join(PIECES)}")
     labels = [storable(label) for label in labels]
     texts = [storable(text) for text in texts]
-    model.config.scripts = _scripts_of(texts)
-    texts += labels
     table = piece_table(model.text_encoder)
     if table is not None and can_cut(model.text_tokenizer):
-        _cut(model.text_tokenizer, model.text_encoder, model.config.text_config, texts, pieces)
+        _cut(model.text_tokenizer, model.text_encoder, model.config.text_config, texts + labels, pieces)
+        model.config.scripts = _scripts_of(texts)
         table = piece_table(model.text_encoder)
     if model.config.share_pieces:
         model.label_tokenizer = model.text_tokenizer
