@@ -57,6 +57,12 @@ def test_a_student_gives_exact_places_and_confidences(student_folder):
     assert annotate(teacher_of(student_folder, threshold=0.9999), SWAHILI) == [[]]
 
 
+def test_a_student_teaches_in_the_precision_that_it_is_given(student_folder):
+    for changes, precision in (({}, "float32"), ({"precision": "half"}, "half")):
+        teacher = make_teacher(teacher_of(student_folder, **changes), language="swh", raw_text=[])
+        assert teacher.student.precision == precision
+
+
 def test_labels_in_another_language_stand_for_english_types(student_folder):
     said = annotate(teacher_of(student_folder, labels={"mtu": "person", "เมือง": "city"}), SWAHILI)
     assert {m.label for m in said[0]} <= {"person", "city"} and said[0]
