@@ -93,12 +93,13 @@ def title(path: Path) -> str:
 
 
 def place(path: Path) -> tuple[int, ...]:
-    "The numbers in a notebook's path: (floor,) or (floor, place in the folder); the front door may use everything."
-    return tuple(int(number[0]) if (number := re.match(r"\d+", part)) else 99 for part in title(path).split("/"))
+    "(floor, place in the folder) of a notebook; one at the top comes after the folder of its number, the index last."
+    numbers = [int(number[0]) if (number := re.match(r"\d+", part)) else 99 for part in title(path).split("/")]
+    return numbers[0], numbers[1] if len(numbers) > 1 else 99
 
 
 def is_stage(path: Path) -> bool:
-    return len(place(path)) == 1 and 10 <= place(path)[0] < 60
+    return place(path)[1] == 99 and 10 <= place(path)[0] < 60
 
 
 STAGES = [p for p in NBS if is_stage(p)]
@@ -638,7 +639,7 @@ def test_nothing_imports_upward_and_no_stage_a_stage(path):
             assert there <= here, (
                 f"{title(path)} imports finerweb.{name}, which is {there}: a notebook imports what is listed before it"
             )
-            assert there == here or not (10 <= here[0] < 30 and 10 <= there[0] < 30), (
+            assert there == here or not (10 <= here[0] < 30 and there[1] == 99 and 10 <= there[0] < 30), (
                 f"{title(path)} imports the stage {name}: stages meet on disk"
             )
 
