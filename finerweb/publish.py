@@ -42,7 +42,7 @@ def read_annotated(
     merged, cut = task.optional("16_merge", language), task.optional("18_sentences", language)
     aligned = {name: task.optional("15_align", language, name) for name in teachers}
     translation = task.optional("17_translate", language)
-    verdicts = task.optional("19_judge", language) if is_judged else None
+    verdicts = task.optional("19_judge", language)
     if not (merged and cut and all(aligned.values())):
         return None
     placed = {name: read_rows(folder / "rows.parquet") for name, folder in aligned.items()}
@@ -60,7 +60,7 @@ def read_annotated(
         cuts.setdefault(row["parent_id"], []).append((row["id"], row["offset"], row["offset"] + len(row["text"])))
     known = language_quality(
         passages["merged"], merge_counts=_counts(merged), align_counts=[_counts(f) for f in aligned.values()],
-        judged=read_rows(verdicts / "rows.parquet") if verdicts else [],
+        judged=read_rows(verdicts / "rows.parquet") if verdicts and is_judged else [],
     )  # fmt: skip
     untranslated = {row["label"] for row in translations if row["method"] == "english"}
     return Annotated(passages, labels, untranslated, cuts, known)

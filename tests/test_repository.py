@@ -201,7 +201,7 @@ def test_locked_versions_are_in_the_ranges():
             )
 
 
-TOP = "settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE CONTRIBUTING.md Makefile".split()
+TOP = "settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE CITATION.cff CONTRIBUTING.md Makefile".split()
 TOP += "environment.yml requirements.lock .ruff.toml".split()
 NESTED = [
     "finerweb/nested/__init__.py",

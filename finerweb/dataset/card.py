@@ -131,7 +131,7 @@ def quality_section(known: dict[str, dict], judge: str) -> str:
         return ""
     judged = f" The judge is {plain(judge)}." if judge and any(k.get("judged") for k in known.values()) else ""
     lines = [f"- {code}: {quality_line(of_language)}" for code, of_language in known.items()]
-    title = ["## What is known of each language", "", f"None of this was measured against people.{judged}", ""]
+    title = ["## What is known of each language", "", f"This was not measured against people.{judged}", ""]
     return "\n".join([*title, *lines])
 
 
