@@ -123,7 +123,8 @@ def lesson_dataset() -> list[dict]:
         places = tokens(row["text"], row["language"])
         sure = {"score": 0.5 + n / 10, "probability": 0.75, "teachers": ["lexicon", "patterns"][: n % 3]}
         words = [row["text"][start:end] for start, end in places]
-        row |= {"char_spans": [span | sure for span in row["char_spans"]], "tokens": words}
+        spans = sorted((span | sure for span in row["char_spans"]), key=lambda span: (span["start"], span["end"]))
+        row |= {"char_spans": spans, "tokens": words}
         rows[n] = released(row | {"token_spans": token_spans(row), "url": f"https://example.org/{n}"})
     return rows
 
@@ -151,7 +152,8 @@ def dataset_files(source: Path) -> list[DatasetFile]:
     """The parquet files of a dataset, in the order of their languages. Raises FileNotFoundError where there is none,
     and ValueError for a folder of several datasets."""
     source = Path(source).expanduser()
-    files = [source] if source.is_file() else sorted(p for p in source.rglob("*.parquet") if p.is_file())
+    inside = (p for p in source.rglob("*.parquet") if p.is_file() and p.name != "dropped.parquet")
+    files = [source] if source.is_file() else sorted(inside)
     if not files:
         expected = "a variant of 20_publish, a folder of <language>/train.parquet, or a parquet file"
         raise FileNotFoundError(f"{source} holds no parquet file; expected {expected}")
@@ -194,7 +196,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 def file_name(language: str) -> str:
     "The language as the name of a file. Raises ValueError for what cannot be one."
     if not _NAME.fullmatch(language):
-        raise ValueError(f"language is {language!r:.60}; expected a code of letters, digits, _ and -, such as tha")
+        raise ValueError(f"language is {language!r:.60}; expected a code of letters, digits, _ and -: --language tha")
     return language
 
 
