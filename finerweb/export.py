@@ -63,7 +63,8 @@ def write_formats(
         write = FORMATS[name].write
         counts = (partial(write, offsets=offsets) if name == "label-studio" else write)(path, rows)
         line = {"language": language, "format": name, "rows": len(rows)}
-        line |= {"entities": sum(len(row["char_spans"]) for row in rows), "not_exact": counts.total()}
+        line |= {"entities": sum(len(row["char_spans"]) for row in rows)}
+        line["not_exact"] = counts.total() - counts["word_cut"]  # where a word is cut, the entity is exact
         lines.append(line | dict(sorted(counts.items())))
     return lines
 
@@ -89,7 +90,7 @@ def _keep_aside(folder: Path, dropped: Sequence[dict]) -> None:
     path.unlink(missing_ok=True)
     if dropped:
         write_rows(path, [dropped_row(row) for row in dropped], DROPPED)
-        print(f"{len(dropped):,} rows are wrong and lie in {path.name}, such as: {dropped[0]['detail'][:200]}")
+        print(f"kept aside in {path.name}, rows that are wrong: {len(dropped):,}, such as {dropped[0]['detail'][:200]}")
 
 
 def language_rows(

@@ -383,13 +383,24 @@ def test_wrong_rows_are_kept_aside_and_stop_nothing(tmp_path, capsys):
     lines = export_dataset(tmp_path / "mine", tmp_path / "out", formats=["spans", "conll"], offsets="points")
     assert [line["rows"] for line in lines] == [1, 1]
     dropped = read_rows(tmp_path / "out" / "dropped.parquet")
-    assert [row["id"] for row in dropped] == ["long", "mute", "None", "no", "nan", "up"] or len(dropped) == 6
-    assert "6 rows are wrong" in capsys.readouterr().out
+    assert [row["id"] for row in dropped] == ["long", "mute", "None", "no", "nan", "up"]
+    assert "rows that are wrong: 6" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "out"}
     reasons = " ".join(row["detail"] for row in dropped)
     assert all(
         words in reasons for words in ("[0:9]", "label ' '", "id is None", "text is None", "score is nan", "../../up")
     )
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"start": True}, {"end": "4"}, {"end": 4.0}, {"score": "high"}, {"teachers": "lexicon"}, {"label": "\ud800"}],
+)
+def test_a_field_of_the_wrong_kind_is_no_row(field, tmp_path):
+    span = {"start": 0, "end": 4, "label": "city"} | field
+    (tmp_path / "eng.jsonl").write_text(json.dumps({"text": "Oslo", "spans": [span]}), encoding="utf-8")
+    ((_, row),) = FORMATS["spans"].read(tmp_path / "eng.jsonl", language="eng")
+    assert isinstance(row, ValueError)
 
 
 def test_other_tables_and_folders_are_refused_with_what_to_do(tmp_path, capsys):

@@ -78,8 +78,7 @@ def _doc_row(doc: "spacy.tokens.Doc", language: str, number: int) -> dict:  # no
     if ASIDE in doc.user_data:
         kept = {"language": language} | json.loads(doc.user_data[ASIDE]) | {"text": doc.text}
     else:
-        words = [token.text for token in doc if not token.is_space]
-        kept, _ = foreign(doc.text, words, language=language, number=number)
+        kept, _ = foreign(doc.text, [token.text for token in doc], language=language, number=number)
     ours = [GROUP] if ASIDE in doc.user_data or GROUP in doc.spans else list(doc.spans)
     spans = [span for group in ours for span in doc.spans.get(group, ())] if ours else list(doc.ents)
     said = [(span.start_char, span.end_char, span.label_) for span in spans]

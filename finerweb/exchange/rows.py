@@ -47,25 +47,38 @@ def _texts(row: dict, spans: Sequence[dict], words: Sequence[str]) -> None:
             raise ValueError(f"{name} holds half of a surrogate pair ({found[0]!r}), which no file can hold")
 
 
+def _listed(value: object) -> list:
+    "A list, or none for None. Raises TypeError for anything else, a text too."
+    if not isinstance(value, list | tuple | None):
+        raise TypeError(f"expected a list, found {value!r:.40}")
+    return list(value or ())
+
+
+def _place(span: dict) -> dict:
+    "Where an entity is, and its label. Raises TypeError for true and false, which are numbers for Python only."
+    if isinstance(span["start"], bool) or isinstance(span["end"], bool):
+        raise TypeError(f"expected whole numbers, found {span['start']} and {span['end']}")
+    return {name: span[name] for name in ("start", "end", "label")}
+
+
 def _char_span(span: dict) -> dict:
     "An entity with all that a released one has."
-    place = {name: span[name] for name in ("start", "end", "label")}
     sure = {name: None if span.get(name) is None else float(span[name]) for name in ("score", "probability")}
     if unsure := [name for name, number in sure.items() if number is not None and not isfinite(number)]:
         raise ValueError(f"{unsure[0]} is {span[unsure[0]]}")
-    return place | sure | {"teachers": list(span.get("teachers") or ())}
+    return _place(span) | sure | {"teachers": _listed(span.get("teachers"))}
 
 
 def released(row: dict, *, language: str = "") -> dict:
     """`row` with all columns of a released one; `language` for a row that names none. Raises ValueError that says which
     field is wrong."""
     try:
-        spans = [_char_span(span) for span in row.get("char_spans") or ()]
-        token_spans = [{name: s[name] for name in ("start", "end", "label")} for s in row.get("token_spans") or ()]
-        words = list(row.get("tokens") or ())
+        spans = [_char_span(span) for span in _listed(row.get("char_spans"))]
+        token_spans = [_place(span) for span in _listed(row.get("token_spans"))]
+        words = _listed(row.get("tokens"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        expected = "expected start, end and label of each, numbers as score and probability"
-        raise ValueError(f"char_spans or token_spans cannot be read ({error!r:.80}); {expected}") from error
+        expected = "expected lists; of each entity start, end and label, and numbers as score and probability"
+        raise ValueError(f"its entities or tokens cannot be read ({error!r:.80}); {expected}") from error
     _texts(row, spans, words)
     check_entities(row["text"], spans, where="char_spans")
     check_entities(words, token_spans, where="token_spans")
