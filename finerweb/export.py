@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .data import DROPPED, Table, dropped_row, write_rows
+from .data import DROPPED, Table, dropped_row, storable, write_rows
 from .exchange.conll import read_conll, write_conll
 from .exchange.docbin import check_spacy, read_docbin, write_docbin
 from .exchange.gliner import read_gliner, write_gliner
 from .exchange.label_studio import offset_table, read_label_studio, write_label_studio
-from .exchange.rows import dataset_files, dataset_rows, file_name, write_dataset
+from .exchange.rows import WrongRow, dataset_files, dataset_rows, file_name, write_dataset
 from .exchange.spans import read_spans, write_spans
 from .languages import languages as known_languages
 
@@ -29,7 +29,7 @@ class Format:
 
     ending: str
     write: Callable[..., Counter]  # (path, rows) -> what it could not say, by reason
-    read: Callable[..., Iterator[tuple[str, dict | ValueError]]]  # (path, language=) -> (where, row or its fault)
+    read: Callable[..., Iterator[tuple[str, dict | WrongRow]]]  # (path, language=) -> (where, row or its fault)
 
 
 FORMATS = {
@@ -69,18 +69,19 @@ def write_formats(
     return lines
 
 
-def apart(pairs: Iterable[tuple[str, dict | ValueError]]) -> tuple[dict[str, list[dict]], list[dict]]:
+def apart(pairs: Iterable[tuple[str, dict | WrongRow]]) -> tuple[dict[str, list[dict]], list[dict]]:
     """Rows by their language, and those that are wrong, as `Task.close` takes them, from (where a row stands, row or
     what is wrong with it)."""
     rows, dropped = defaultdict(list), []
     for where, row in pairs:
         try:
-            if isinstance(row, ValueError):
+            if isinstance(row, WrongRow):
                 raise row
             rows[file_name(row["language"])].append(row)
         except ValueError as error:
-            kept = row if isinstance(row, dict) else {"id": where, "language": "", "text": ""}
-            dropped.append({**kept, "reason": "unsound", "detail": f"{where}: {error}"})
+            found = row.row if isinstance(row, WrongRow) else row
+            kept = {name: storable(str(found.get(name) or "")) for name in ("id", "language", "text")}
+            dropped.append(kept | {"reason": "unsound", "detail": storable(f"{where}: {error}")})
     return rows, dropped
 
 # %% ../nbs/21_export.ipynb #cfca3b42

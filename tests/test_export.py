@@ -383,7 +383,8 @@ def test_wrong_rows_are_kept_aside_and_stop_nothing(tmp_path, capsys):
     lines = export_dataset(tmp_path / "mine", tmp_path / "out", formats=["spans", "conll"], offsets="points")
     assert [line["rows"] for line in lines] == [1, 1]
     dropped = read_rows(tmp_path / "out" / "dropped.parquet")
-    assert [row["id"] for row in dropped] == ["long", "mute", "None", "no", "nan", "up"]
+    assert [row["id"] for row in dropped] == ["long", "mute", "", "no", "nan", "up"]
+    assert dropped[0]["text"] == "Oslo" and dropped[5]["language"] == "../../up"
     assert "rows that are wrong: 6" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "out"}
     reasons = " ".join(row["detail"] for row in dropped)

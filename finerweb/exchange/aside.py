@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .rows import ORIGIN, place_words, released, token_spans
+from .rows import ORIGIN, WrongRow, place_words, released, token_spans
 from ..source.conll import join_tokens, tokens_are_text
 
 # %% ../../nbs/21_exchange/01_aside.ipynb #a8d4293d
@@ -111,7 +111,7 @@ def json_values(path: Path) -> Iterator[tuple[str, dict | ValueError]]:
 
 def read_each(
     values: Iterable[tuple[str, object]], make: Callable[..., dict]
-) -> Iterator[tuple[str, dict | ValueError]]:
+) -> Iterator[tuple[str, dict | WrongRow]]:
     "(where it stands, row that `make` gives, or what is wrong with it) of each (where it stands, what stands there)."
     for where, value in values:
         try:
@@ -119,6 +119,6 @@ def read_each(
                 raise value
             yield where, make(value)
         except ValueError as error:
-            yield where, error
+            yield where, WrongRow(error, value)
         except (KeyError, TypeError, AttributeError, IndexError) as error:  # a field is missing, or is of another kind
-            yield where, ValueError(f"a field is missing or is of the wrong kind ({error!r:.80})")
+            yield where, WrongRow(f"a field is missing or is of the wrong kind ({error!r:.80})", value)

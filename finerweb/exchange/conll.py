@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from .aside import aside, foreign, json_text, json_values, read_each, restored, write_lines
-from .rows import touched, word_places
+from .rows import WrongRow, touched, word_places
 from ..source.conll import file_rows, spans_of_tags
 
 # %% ../../nbs/21_exchange/04_conll.ipynb #b896dad3
@@ -119,11 +119,11 @@ def _kept_rows(path: Path, language: str) -> tuple[dict[tuple[str, ...], deque],
             words = tuple(_written(value["text"][start:end]) for start, end in word_places(value))
             kept[words].append((where, value))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            faults.append((where, ValueError(f"what was kept of a row cannot be read ({error!r:.80})")))
+            faults.append((where, WrongRow(f"what was kept of a row cannot be read ({error!r:.80})", value)))
     return kept, faults
 
 # %% ../../nbs/21_exchange/04_conll.ipynb #f7adf427
-def read_conll(path: Path, *, language: str) -> Iterator[tuple[str, dict | ValueError]]:
+def read_conll(path: Path, *, language: str) -> Iterator[tuple[str, dict | WrongRow]]:
     """(where it stands, row, or what is wrong with it) of each sentence, and of each row without words; `language` for
     rows that name none. Raises ValueError for a second file that is no JSON."""
     second = aside_path(path)
@@ -151,4 +151,4 @@ def read_conll(path: Path, *, language: str) -> Iterator[tuple[str, dict | Value
 
     yield from read_each(_sentences(path), ours)
     for where, value in (pair for left in kept.values() for pair in left):
-        yield where, ValueError(f"no sentence has the words of the row {value.get('id')!r:.60}; it was deleted")
+        yield where, WrongRow(f"no sentence has the words of the row {value.get('id')!r:.60}; it was deleted", value)

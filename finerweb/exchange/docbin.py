@@ -10,11 +10,11 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 from .aside import aside, foreign, json_text, read_each, restored
-from .rows import word_places
+from .rows import WrongRow, word_places
 
 # %% ../../nbs/21_exchange/05_docbin.ipynb #74fd5936
 def spacy_tokens(row: dict) -> tuple[list[tuple[int, int]], list[bool]]:
@@ -85,7 +85,7 @@ def _doc_row(doc: "spacy.tokens.Doc", language: str, number: int) -> dict:  # no
     return restored(kept, said, key=lambda span: (span["start"], span["end"], span["label"]), place=tuple)
 
 
-def read_docbin(path: Path, *, language: str) -> Iterator[tuple[str, dict | ValueError]]:
+def read_docbin(path: Path, *, language: str) -> Iterator[tuple[str, dict | WrongRow]]:
     """(where it stands, row, or what is wrong with it) of each document; `language` for rows that name none. Raises
     ValueError for a file that is no DocBin. Needs spaCy."""
     check_spacy()
@@ -96,5 +96,5 @@ def read_docbin(path: Path, *, language: str) -> Iterator[tuple[str, dict | Valu
         documents = list(DocBin().from_disk(path).get_docs(Vocab()))
     except Exception as error:  # of zlib, of MessagePack, of spaCy: a damaged file breaks anywhere
         raise ValueError(f"{path} cannot be read as a DocBin: {type(error).__name__}: {error!s:.120}") from error
-    numbered = ((f"{path.name} document {n}", (n, doc)) for n, doc in enumerate(documents))
-    yield from read_each(numbered, lambda pair: _doc_row(pair[1], language, pair[0]))
+    numbers, places = count(), (f"{path.name} document {n}" for n in count(1))
+    yield from read_each(zip(places, documents, strict=False), lambda doc: _doc_row(doc, language, next(numbers)))

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from .aside import aside, foreign, json_text, json_values, read_each, restored, write_lines
-from .rows import touched, word_places
+from .rows import WrongRow, touched, word_places
 
 # %% ../../nbs/21_exchange/03_gliner.ipynb #494546af
 def gliner_row(row: dict) -> tuple[dict, Counter]:
@@ -69,7 +69,7 @@ def _row(value: dict, language: str, number: int) -> dict:
     return restored(kept, [tuple(entity) for entity in said], key=key, place=place)
 
 
-def read_gliner(path: Path, *, language: str) -> Iterator[tuple[str, dict | ValueError]]:
+def read_gliner(path: Path, *, language: str) -> Iterator[tuple[str, dict | WrongRow]]:
     """(where it stands, row, or what is wrong with it) of each row of a file; `language` for rows that name none.
     Raises ValueError for a file that is no JSON."""
     numbers = count()

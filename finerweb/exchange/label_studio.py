@@ -9,12 +9,12 @@ __all__ = ['utf16_offsets', 'offset_table', 'label_studio_task', 'interface', 'w
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 
 from ..data import RIGHT_TO_LEFT, write_text
 from .aside import aside, foreign, json_text, json_values, read_each, restored, write_lines
-from .rows import word_places
+from .rows import WrongRow, word_places
 
 # %% ../../nbs/21_exchange/06_label_studio.ipynb #7508a22f
 def utf16_offsets(text: str) -> list[int]:
@@ -113,9 +113,8 @@ def _task_row(task: dict, language: str, number: int) -> dict:
     return restored(kept, said, key=lambda span: (span["start"], span["end"], span["label"]), place=tuple)
 
 
-def read_label_studio(path: Path, *, language: str) -> Iterator[tuple[str, dict | ValueError]]:
+def read_label_studio(path: Path, *, language: str) -> Iterator[tuple[str, dict | WrongRow]]:
     """(where it stands, row, or what is wrong with it) of each task; `language` for rows that name none. Raises
     ValueError for a file that is no JSON."""
-    numbered = ((where, (n, task)) for n, (where, task) in enumerate(json_values(path)))
-    values = ((where, task if isinstance(task, ValueError) else (n, task)) for where, (n, task) in numbered)
-    yield from read_each(values, lambda pair: _task_row(pair[1], language, pair[0]))
+    numbers = count()
+    yield from read_each(json_values(path), lambda task: _task_row(task, language, next(numbers)))

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from .aside import json_text, json_values, read_each, write_lines
-from .rows import released, token_spans
+from .rows import WrongRow, released, token_spans
 
 # %% ../../nbs/21_exchange/02_spans.ipynb #a1febe27
 def write_spans(path: Path, rows: Sequence[dict]) -> Counter:
@@ -22,7 +22,7 @@ def write_spans(path: Path, rows: Sequence[dict]) -> Counter:
     return Counter()
 
 
-def read_spans(path: Path, *, language: str) -> Iterator[tuple[str, dict | ValueError]]:
+def read_spans(path: Path, *, language: str) -> Iterator[tuple[str, dict | WrongRow]]:
     """(where it stands, row, or what is wrong with it) of each line; `language` for rows that name none. Raises
     ValueError for a file that is no text."""
     numbers = count()
