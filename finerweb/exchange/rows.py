@@ -61,7 +61,7 @@ def _place(span: dict) -> dict:
         raise TypeError(f"expected whole numbers, found {span['start']} and {span['end']}")
     return {name: span[name] for name in ("start", "end", "label")}
 
-
+# %% ../../nbs/21_exchange/00_rows.ipynb #c3566a36
 def _char_span(span: dict) -> dict:
     "An entity with all that a released one has."
     sure = {name: None if span.get(name) is None else float(span[name]) for name in ("score", "probability")}
@@ -97,7 +97,7 @@ def released(row: dict, *, language: str = "") -> dict:
     placed = {"char_spans": spans, "tokens": words, "token_spans": token_spans}
     return {"id": row["id"], "text": row["text"], **placed, **origin}
 
-# %% ../../nbs/21_exchange/00_rows.ipynb #e1b1c027
+# %% ../../nbs/21_exchange/00_rows.ipynb #0d4cb7e2
 def place_words(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
     "The half-open offsets of each word in `text`, each behind the one before; None where one is not there."
     places, at = [], 0
@@ -129,7 +129,7 @@ def token_spans(row: dict) -> list[dict]:
     spans = [(touched(places, s["start"], s["end"]), s["label"]) for s in row["char_spans"]] if places else []
     return [{"start": first, "end": end, "label": label} for (first, end), label in spans if first < end]
 
-# %% ../../nbs/21_exchange/00_rows.ipynb #c2c3f1f7
+# %% ../../nbs/21_exchange/00_rows.ipynb #219433fc
 def lesson_dataset() -> list[dict]:
     "Five released rows: the passages of the lessons, and two with all that is hard to write in other formats."
     arabic, signs = "زار عنان أوسلو وجامعة نيروبي.", "😀 Team 👩‍👩‍👧 won\r\nin 𝕆slo, caf\u0065\u0301 Oslo  Süd."
@@ -150,7 +150,7 @@ def lesson_dataset() -> list[dict]:
         rows[n] = released(row | {"token_spans": token_spans(row), "url": f"https://example.org/{n}"})
     return rows
 
-# %% ../../nbs/21_exchange/00_rows.ipynb #6fdd1ae6
+# %% ../../nbs/21_exchange/00_rows.ipynb #a3f71ec2
 @dataclass(frozen=True, slots=True)
 class DatasetFile:
     "A parquet file of a dataset, and the language of those of its rows that name none."
@@ -186,7 +186,7 @@ def dataset_files(source: Path) -> list[DatasetFile]:
     found = [DatasetFile(path, language) for path, (language, _) in zip(files, places, strict=True)]
     return sorted(found, key=lambda file: (file.language, file.path))
 
-# %% ../../nbs/21_exchange/00_rows.ipynb #20bd691e
+# %% ../../nbs/21_exchange/00_rows.ipynb #bb9f39e5
 def check_columns(path: Path) -> None:
     "Prints which columns of a parquet file are left out. Raises ValueError for a file that is no released dataset."
     try:
