@@ -6,6 +6,7 @@
 __all__ = ['Fault', 'FaultyDataset', 'batch_faults', 'file_faults', 'dataset_faults', 'benchmark_texts', 'leak_faults']
 
 # %% ../../nbs/20_dataset/04_checks.ipynb #5af68cd2
+import json
 import sys
 import unicodedata
 from collections import Counter
@@ -74,14 +75,14 @@ class _Spans:
     def faults(self, field: str, lengths: np.ndarray, unit: str) -> _Found:
         "Places outside, labels without a word, numbers that are no probability."
         for n in np.flatnonzero(~self.inside(lengths)):
-            place = f"{self.number[n]} is [{self.start[n]}:{self.end[n]}]"
+            place = f"span {self.number[n]} is [{self.start[n]}:{self.end[n]}]"
             yield self.rows[n], field, f"{place}, but there are {lengths[self.rows[n]]} {unit}"
         for n in np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(self.labels), "").to_numpy(zero_copy_only=False)):
-            yield self.rows[n], field, f"{self.number[n]} has no label"
+            yield self.rows[n], field, f"span {self.number[n]} has no label"
         for name in {"score", "probability"} & set(self.parts):
             values = pc.fill_null(self.parts[name], 0.0).to_numpy()
             for n in np.flatnonzero(~((0 <= values) & (values <= 1))):
-                yield self.rows[n], field, f"{self.number[n]} has the {name} {values[n]:g}; expected 0 to 1"
+                yield self.rows[n], field, f"span {self.number[n]} has the {name} {values[n]:g}; expected 0 to 1"
 
 # %% ../../nbs/20_dataset/04_checks.ipynb #a155463e
 @cache
@@ -99,7 +100,7 @@ def _flat(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     points = np.frombuffer("".join(texts.to_pylist()).encode("utf-32-le"), dtype=np.uint32)
     return points, np.concatenate(([0], np.cumsum(lengths)))
 
-
+# %% ../../nbs/20_dataset/04_checks.ipynb #fd9f5068
 class _Tokens:
     "The places of all tokens of a batch in its texts; `whole` says of each row whether they are all of its text."
 
@@ -132,22 +133,22 @@ class _Tokens:
         stop = np.searchsorted(self.start, end + self.text_starts[rows], side="left")
         return first - self.kept_before[rows], stop - self.kept_before[rows]
 
-
+# %% ../../nbs/20_dataset/04_checks.ipynb #684f759d
 def _token_fault(text: str, tokens: Sequence[str]) -> str:
     "What is wrong with the tokens of a text, or of one that is not whole."
     at = 0
     for n, token in enumerate(tokens):
         if not token or not token.strip():
-            return f"{n} is empty"
+            return f"token {n} is empty"
         place = text.find(token, at)
         if place < 0:
-            return f"{n}, {token!r:.40}, does not stand in the text after character {at}"
+            return f"token {n}, {token!r:.40}, does not stand in the text after character {at}"
         if skipped := "".join(c for c in text[at:place] if _visible()[ord(c)]):
-            return f"{skipped!r:.40} stands in the text before {n}, {token!r:.40}, and in no token"
+            return f"{skipped!r:.40} stands in the text before token {n}, {token!r:.40}, and in no token"
         at = place + len(token)
     return f"{text[at:].strip()!r:.40} stands at the end of the text and in no token"
 
-# %% ../../nbs/20_dataset/04_checks.ipynb #684f759d
+# %% ../../nbs/20_dataset/04_checks.ipynb #bc644447
 def _span_keys(rows: np.ndarray, start: np.ndarray, end: np.ndarray, labels: pa.Array, row: int) -> Counter:
     "The spans of one row, counted."
     of_row = np.flatnonzero(rows == row)
@@ -173,10 +174,11 @@ def _difference_faults(tokens: _Tokens, chars: _Spans, spans: _Spans) -> _Found:
     for row in np.flatnonzero(sound):
         expected = _span_keys(rows, first, stop, labels, row)
         found = _span_keys(others, start, end, other_labels, row)
-        for what, (a, b, label) in [("lacks", key) for key in expected - found] + [("has", key) for key in found - expected]:
-            yield row, "token_spans", f"{what} [{a}:{b}] {label!r:.40}, unlike char_spans"
+        for what, keys in (("lacks", expected - found), ("has", found - expected)):
+            for a, b, label in keys:
+                yield row, "token_spans", f"{what} [{a}:{b}] {label!r:.40}, unlike char_spans"
 
-# %% ../../nbs/20_dataset/04_checks.ipynb #1246ad4e
+# %% ../../nbs/20_dataset/04_checks.ipynb #d5129083
 def _token_faults(batch: pa.RecordBatch, texts: pa.Array, chars: _Spans) -> _Found:
     "What is wrong with the tokens and their spans."
     tokens = _Tokens(texts, batch["tokens"])
@@ -196,7 +198,8 @@ def batch_faults(batch: pa.RecordBatch, config: str) -> _Found:
         for row in np.flatnonzero(blank.to_numpy(zero_copy_only=False)):
             yield row, column, "is empty"
     if "language" in names:
-        for row in np.flatnonzero(pc.not_equal(pc.fill_null(batch["language"], ""), config).to_numpy(zero_copy_only=False)):
+        other = pc.not_equal(pc.fill_null(batch["language"], ""), config)
+        for row in np.flatnonzero(other.to_numpy(zero_copy_only=False)):
             yield row, "language", f"is {batch['language'][int(row)].as_py()!r}, in the folder {config}"
     if "char_spans" in names:
         texts = pc.fill_null(batch["text"], "")
@@ -205,7 +208,7 @@ def batch_faults(batch: pa.RecordBatch, config: str) -> _Found:
         if "tokens" in names:
             yield from _token_faults(batch, texts, chars)
 
-# %% ../../nbs/20_dataset/04_checks.ipynb #d5129083
+# %% ../../nbs/20_dataset/04_checks.ipynb #cf5b0b82
 _ROWS = 1024  # at a time
 
 
@@ -256,14 +259,12 @@ def dataset_faults(folder: Path, *, schemas: Sequence[pa.Schema]) -> tuple[list[
             faults.append(Fault(path.relative_to(folder).as_posix(), -1, "", "file", "has no row"))
     return faults, rows
 
-# %% ../../nbs/20_dataset/04_checks.ipynb #cf5b0b82
+# %% ../../nbs/20_dataset/04_checks.ipynb #a65a9566
 def benchmark_texts(folder: Path) -> dict[str, list[str]]:
     "Test set -> its texts: those of the run that `folder` lies in, else the packaged ones."
     for parent in folder.absolute().parents:
         if files := sorted(parent.glob("30_benchmarks/*/rows.parquet")):
             return {path.parent.name: [row["text"] for row in read_rows(path)] for path in files}
-    import json
-
     texts = {}
     for path in sorted(asset("sample/gold").glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8").splitlines()
