@@ -122,8 +122,8 @@ def released_fingerprint(source: str, language: str) -> str:
 def _place(
     span: dict, tokens_of_it: dict | None, text: str, places: list[tuple[int, int]] | None
 ) -> tuple[int, int, str]:
-    """(start, end, what was trusted) of one entity: characters, characters_alone where no token can be compared, tokens,
-    or "" where it has no place."""
+    """(start, end, what was trusted) of one entity: characters, characters_alone where no tokens can be compared,
+    tokens, or "" where it has no place."""
     start, end = span.get("start"), span.get("end")
     inside = start is not None and end is not None and 0 <= start < end <= len(text) and not text[start:end].isspace()
     first, stop = (tokens_of_it or {}).get("start"), (tokens_of_it or {}).get("end")
