@@ -97,7 +97,9 @@ def _flat(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     "(the code points of all texts, where each begins and the last ends)."
     texts = pc.fill_null(texts, "")
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
-    points = np.frombuffer("".join(texts.to_pylist()).encode("utf-32-le"), dtype=np.uint32)
+    one_list = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    joined = pc.binary_join(one_list, "")[0].as_py()
+    points = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32)
     return points, np.concatenate(([0], np.cumsum(lengths)))
 
 # %% ../../nbs/20_dataset/04_checks.ipynb #fd9f5068
@@ -162,7 +164,9 @@ def _difference_faults(tokens: _Tokens, chars: _Spans, spans: _Spans) -> _Found:
     sound[chars.rows[~chars.inside(lengths)]] = sound[spans.rows[~spans.inside(tokens.counts)]] = False
     mine, theirs = sound[chars.rows], sound[spans.rows]
     first, stop = tokens.touched(chars.rows[mine], chars.start[mine], chars.end[mine])
-    touching = first < stop  # a span of invisible characters alone touches no token
+    touching = first < stop
+    for n in np.flatnonzero(mine)[~touching]:
+        yield chars.rows[n], "char_spans", f"span {chars.number[n]} has no visible character"
     rows, first, stop = chars.rows[mine][touching], first[touching], stop[touching]
     labels = chars.labels.filter(pa.array(mine)).filter(pa.array(touching))
     others, start, end = spans.rows[theirs], spans.start[theirs], spans.end[theirs]
