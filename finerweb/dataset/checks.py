@@ -9,7 +9,7 @@ __all__ = ['Fault', 'FaultyDataset', 'batch_faults', 'file_faults', 'dataset_fau
 import json
 import sys
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ..data import asset, read_rows
 from .croissant import dataset_files
 from ..languages import languages
-from ..text.leakage import LeakIndex
+from ..text.leakage import Leak, LeakIndex, bare
 from ..text.progress import progress_bar
 
 # %% ../../nbs/20_dataset/04_checks.ipynb #5dbc906a
@@ -279,21 +279,41 @@ def benchmark_texts(folder: Path) -> dict[str, list[str]]:
 def leak_faults(
     folder: Path, tests: Mapping[str, Sequence[str]], *, share: float, shortest: int
 ) -> list[Fault]:
-    "The rows of a dataset whose text holds one of `tests` (name -> texts), with `share` and `shortest` as LeakIndex."
-    names = [(name, n) for name, texts in tests.items() for n in range(len(texts))]
-    index = LeakIndex([text for texts in tests.values() for text in texts], share=share, shortest=shortest)
-    faults, looked_up = [], {}  # hash of a text -> what it holds
-    paths = [path for of_variant in dataset_files(folder).values() for path in of_variant]
-    for path in progress_bar(paths, desc="looking for test sets", unit="file"):
+    """The rows of a dataset whose text holds one of `tests` (name -> texts), with `share` and `shortest` as LeakIndex.
+    Shorter texts, and those without a letter, stand anywhere and are not looked for."""
+    telling = [
+        (name, n, text)
+        for name, texts in tests.items()
+        for n, text in enumerate(texts)
+        if len(bare(text)) >= shortest and any(map(str.isalpha, text))
+    ]
+    index = LeakIndex([text for _, _, text in telling], share=share, shortest=shortest)
+    by_language, faults = defaultdict(list), []
+    for paths in dataset_files(folder).values():
+        for path in paths:
+            by_language[path.parent.name].append(path)
+    for _, paths in progress_bar(sorted(by_language.items()), desc="looking for test sets", unit="language"):
+        for path, row, identifier, leak in _leaks(sorted(paths), index):
+            name, number, _ = telling[leak.test]
+            likeness = "is" if leak.exact else f"holds {leak.share:.0%} of"
+            problem = f"{likeness} test text {number} of {name}"
+            faults.append(Fault(path.relative_to(folder).as_posix(), row, identifier, "text", problem))
+    return sorted(faults, key=lambda fault: (fault.file, fault.row))
+
+
+def _leaks(paths: list[Path], index: LeakIndex) -> Iterator[tuple[Path, int, str, Leak]]:
+    "(file, row, id, leak) of each row that leaks in the files of one language, the passages before their sentences."
+    clean, looked_up = {}, {}  # id -> text without a leak; text -> what it holds
+    for path in paths:
         table = pq.read_table(path, columns=["id", "text"])
-        for n, (identifier, text) in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True)):
-            key = hash(text)
-            if key not in looked_up:
-                leaks = index.look(text or "")
-                looked_up[key] = leaks[0] if leaks else None
-            if leak := looked_up[key]:
-                name, number = names[leak.test]
-                likeness = "is" if leak.exact else f"holds {leak.share:.0%} of"
-                problem = f"{likeness} test text {number} of {name}"
-                faults.append(Fault(path.relative_to(folder).as_posix(), n, str(identifier), "text", problem))
-    return faults
+        for row, (identifier, text) in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True)):
+            passage, text = str(identifier).rpartition("-s")[0], text or ""
+            if text in clean.get(passage, ""):
+                continue
+            if text not in looked_up:
+                leaks = index.look(text)
+                looked_up[text] = leaks[0] if leaks else None
+            if leak := looked_up[text]:
+                yield path, row, str(identifier), leak
+            else:
+                clean[str(identifier)] = text
