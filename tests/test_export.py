@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finerweb.data import read_rows, write_rows
+from finerweb.dataset.rows import RELEASED
 from finerweb.exchange.conll import aside_path, label_of, tag_name
 from finerweb.exchange.docbin import spacy_tokens
 from finerweb.exchange.label_studio import utf16_offsets
 from finerweb.exchange.rows import (
-    DATASET,
     dataset_files,
     lesson_dataset,
     place_words,
@@ -379,7 +379,7 @@ def test_wrong_rows_are_kept_aside_and_stop_nothing(tmp_path, capsys):
         good | {"id": "up", "language": "../../up"},
     ]  # fmt: skip
     (tmp_path / "mine").mkdir()
-    write_rows(tmp_path / "mine" / "eng.parquet", [*wrong, good], DATASET)
+    write_rows(tmp_path / "mine" / "eng.parquet", [*wrong, good], RELEASED)
     lines = export_dataset(tmp_path / "mine", tmp_path / "out", formats=["spans", "conll"], offsets="points")
     assert [line["rows"] for line in lines] == [1, 1]
     dropped = read_rows(tmp_path / "out" / "dropped.parquet")
@@ -426,7 +426,7 @@ def test_other_tables_and_folders_are_refused_with_what_to_do(tmp_path, capsys):
         import_files(tmp_path / "two", tmp_path / "out", format="gliner")
     with pytest.raises(ValueError, match="is not known; expected gliner, conll"):
         check_formats(["brat"], offsets="points")
-    extra = pa.Table.from_pylist([row_of("Oslo", [])], schema=DATASET).append_column("mood", pa.array(["good"]))
+    extra = pa.Table.from_pylist([row_of("Oslo", [])], schema=RELEASED).append_column("mood", pa.array(["good"]))
     pq.write_table(extra, tmp_path / "x" / "eng.parquet")
     export_dataset(tmp_path / "x", tmp_path / "out", formats=["spans"], offsets="points")
     assert "left out, for no released row has them: mood" in capsys.readouterr().out

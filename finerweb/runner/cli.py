@@ -9,7 +9,9 @@ __all__ = ['app', 'run_shown', 'run', 'estimate', 'status', 'profiles', 'new', '
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import wraps
 from importlib.metadata import version
 from typing import Annotated, Optional
 
@@ -18,6 +20,7 @@ import typer
 from ..languages import language as find_language
 from ..languages import languages as all_languages
 from .asked import before_asking
+from .datasets import export, push
 from finerweb.runner.display import (
     COLUMNS,
     RunDisplay,
@@ -324,6 +327,24 @@ def predict(
 def _field(value: object) -> str:
     "`value` as one field of a line: backslash, tab and line ends as two characters."
     return str(value).translate({92: r"\\", 9: r"\t", 10: r"\n", 13: r"\r"})
+
+
+# %% ../../nbs/60_runner/09_cli.ipynb #a1b2c3d5
+def _in_one_line(command: Callable[..., None]) -> Callable[..., None]:
+    "`command`, whose errors end it in one line."
+
+    @wraps(command)
+    def ended(**words: object) -> None:
+        try:
+            command(**words)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _stop(error) from None
+
+    return ended
+
+
+for command in (export, push):
+    app.command()(_in_one_line(command))
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ _STAGES = (
         "20_publish", (), (),
         ("11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge"),
     ),  # fmt: skip
+    Stage("21_export", (), ("20_publish",)),
     Stage("30_benchmarks", ("benchmark",), ("test set",)),
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
