@@ -248,8 +248,10 @@ right they are.
 
 ```python
 from finerweb.models.filter_model import load_filter
+from finerweb.models.scoring import score_passages
 
-model = load_filter("{plain(name)}")  # or the folder this file lies in
+tokenizer, model = load_filter("{plain(name)}")  # or the folder this file lies in
+score_passages([text], tokenizer, model, batch=32, max_length=512)
 ```
 
 ## Licence
