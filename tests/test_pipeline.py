@@ -297,6 +297,23 @@ def test_a_variant_that_no_language_has_is_left_out_aloud(copied_run, tmp_path):
     assert made & VARIANTS == {variant for variant in VARIANTS if "-english-" in variant}
 
 
+def test_a_published_run_goes_into_other_formats_and_comes_back_the_same(finished, finerweb, tmp_path):
+    folder, _ = finished
+    ended = finerweb(folder, "export", "small", "--format", "conll,spans", "--to", str(tmp_path / "out"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"swh +│ conll +│ 4 ", ended.stdout)
+    for form in ("conll", "spans"):
+        words = ("export", str(tmp_path / "out" / form), "--from", form, "--to", str(tmp_path / f"back-{form}"))
+        ended = finerweb(folder, *words)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        for language in ("eng", "swh"):
+            rows = read_rows(folder / "runs/small/20_publish/merged-english-passages" / language / "train.parquet")
+            back = {row["id"]: row for row in read_rows(tmp_path / f"back-{form}" / language / "train.parquet")}
+            assert {row["id"]: row for row in rows} == back
+    ended = finerweb(folder, "export", "small/merged", "--to", str(tmp_path / "none"))
+    assert ended.returncode == 2 and "it has filter, lexicon-english-passages" in ended.stderr
+
+
 # --- what is not done again, and what is
 
 
