@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from finerweb.languages import packaged_languages
-from finerweb.publish import described
+from finerweb.dataset.card import described
+from finerweb.dataset.rows import RELEASED
 from finerweb.store import Task
 
 END = "19_judge,20_publish,35_evaluate"
@@ -127,13 +128,15 @@ def test_a_student_was_trained_and_scored(finished):
 
 def test_twelve_variants_are_published_and_load_dataset_reads_them(small_run, tmp_path, monkeypatch):
     published, cache = small_run / "20_publish", str(tmp_path / "cache")
-    assert {p.name for p in published.iterdir() if p.is_dir()} == VARIANTS
+    others = {"preferences-lexicon", "preferences-patterns", "filter"}
+    assert {p.name for p in published.iterdir() if p.is_dir()} == VARIANTS | others
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for variant in ("merged-target-passages", "lexicon-english-sentences"):
         assert datasets.get_dataset_config_names(str(published / variant)) == ["eng", "swh"]
         loaded = datasets.load_dataset(str(published / variant), "swh", split="train", cache_dir=cache)
-        assert loaded.column_names == ["id", "text", "char_spans", "tokens", "token_spans"]
+        assert loaded.column_names[:5] == ["id", "text", "char_spans", "tokens", "token_spans"]  # the paper's
+        assert loaded.column_names == RELEASED.names
         assert loaded.to_list() == read_rows(published / variant / "swh" / "train.parquet")
         pattern = r"swh_\d+-s\d+" if "sentences" in variant else r"swh_\d+"
         assert all(re.fullmatch(pattern, name) for name in loaded["id"])
@@ -156,6 +159,55 @@ def test_spans_of_characters_and_tokens_agree_with_the_text(small_run, variant):
             first, last = tokens["start"], tokens["end"] - 1
             assert starts[first] <= chars["start"] < starts[first] + len(row["tokens"][first])
             assert starts[last] < chars["end"] <= starts[last] + len(row["tokens"][last])
+
+
+def test_a_released_row_says_who_said_it_how_sure_and_where_it_stood(small_run):
+    merged = {row["id"]: row for row in read_rows(small_run / "16_merge/swh/rows.parquet")}
+    rows = read_rows(small_run / "20_publish/merged-english-passages/swh/train.parquet")
+    assert {row["id"] for row in rows} == set(merged) and any(row["char_spans"] for row in rows)
+    for row in rows:
+        source = merged[row["id"]]
+        assert all(row[column] == source[column] for column in ("language", "script", "document_id"))
+        entities = sorted(source["entities"], key=lambda e: (e["start"], e["end"]))
+        for span, e in zip(row["char_spans"], entities, strict=True):
+            assert span["probability"] == e["score"] and span["teachers"] == e["teachers"] != []
+            assert 0 < span["score"] <= 1
+    for teacher in ("lexicon", "patterns"):
+        said = {r["id"]: r["entities"] for r in read_rows(small_run / f"15_align/swh/{teacher}/rows.parquet")}
+        for row in read_rows(small_run / f"20_publish/{teacher}-english-passages/swh/train.parquet"):
+            confidences = {(e["start"], e["end"], e["label"]): e["score"] for e in said[row["id"]]}
+            for span in row["char_spans"]:
+                assert span["teachers"] == [teacher] and span["probability"] is None
+                assert span["score"] == confidences[span["start"], span["end"], span["label"]] >= 0.5
+
+
+def test_ratings_and_the_filter_are_published_too(small_run, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from finerweb.models.filter_model import load_filter
+
+    folder = str(small_run / "20_publish" / "preferences-lexicon")
+    ratings = datasets.load_dataset(folder, "swh", split="train", cache_dir=str(tmp_path / "cache")).to_list()
+    rated = read_rows(small_run / "11_rate/swh/lexicon/rows.parquet")
+    assert [(r["id"], r["score"]) for r in ratings] == [(r["id"], r["score"]) for r in rated] and len(ratings) == 6
+    _, model = load_filter(str(small_run / "20_publish" / "filter"))
+    _, trained = load_filter(str(small_run / "12_filter" / "model"))
+    assert all((a == b).all() for a, b in zip(model.parameters(), trained.parameters(), strict=True))
+    card = (small_run / "20_publish" / "filter" / "README.md").read_text(encoding="utf-8")
+    counts = read_json(small_run / "12_filter" / "meta.json")["counts"]
+    assert f"{counts['train']:,} passages" in card and str(counts["f1"]) in card
+
+
+def test_the_quality_of_a_language_is_that_of_its_rows(small_run):
+    known = read_json(small_run / "20_publish" / "quality.json")
+    for language in ("eng", "swh"):
+        merged = read_rows(small_run / f"16_merge/{language}/rows.parquet")
+        scores = [e["score"] for row in merged for e in row["entities"]]
+        assert known[language]["likely"] == pytest.approx(sum(scores) / len(scores), abs=6e-4)
+        counts = read_json(small_run / f"16_merge/{language}/meta.json")["counts"]
+        assert known[language]["agreed"] == pytest.approx(2 * counts["exact"] / counts["annotations"], abs=6e-4)
+        assert "judged" not in known[language], "nobody judged"
+    card = (small_run / "20_publish" / "merged-english-passages" / "README.md").read_text(encoding="utf-8")
+    assert f"about {100 * known['swh']['likely']:.0f} of 100 entities are reckoned right" in card
 
 
 @pytest.mark.parametrize("language", ["eng", "swh"])
@@ -242,7 +294,24 @@ def test_a_variant_that_no_language_has_is_left_out_aloud(copied_run, tmp_path):
     printed = "".join(o.get("text", "") for cell in ran.cells for o in cell.get("outputs", ()))
     assert "no variant merged-target-passages: no language has translated labels" in printed
     made = {p.name for p in (copied_run / "20_publish").iterdir() if p.is_dir()}
-    assert made == {variant for variant in VARIANTS if "-english-" in variant}
+    assert made & VARIANTS == {variant for variant in VARIANTS if "-english-" in variant}
+
+
+def test_a_published_run_goes_into_other_formats_and_comes_back_the_same(finished, finerweb, tmp_path):
+    folder, _ = finished
+    ended = finerweb(folder, "export", "small", "--format", "conll,spans", "--to", str(tmp_path / "out"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"swh +│ conll +│ 4 ", ended.stdout)
+    for form in ("conll", "spans"):
+        words = ("export", str(tmp_path / "out" / form), "--from", form, "--to", str(tmp_path / f"back-{form}"))
+        ended = finerweb(folder, *words)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        for language in ("eng", "swh"):
+            rows = read_rows(folder / "runs/small/20_publish/merged-english-passages" / language / "train.parquet")
+            back = {row["id"]: row for row in read_rows(tmp_path / f"back-{form}" / language / "train.parquet")}
+            assert {row["id"]: row for row in rows} == back
+    ended = finerweb(folder, "export", "small/merged", "--to", str(tmp_path / "none"))
+    assert ended.returncode == 2 and "it has filter, lexicon-english-passages" in ended.stderr
 
 
 # --- what is not done again, and what is

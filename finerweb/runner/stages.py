@@ -38,7 +38,11 @@ _STAGES = (
     Stage("17_translate", ("training_round", "language"), ("16_merge",)),
     Stage("18_sentences", ("training_round", "language"), ("16_merge",)),
     Stage("19_judge", ("language",), ("15_align", "16_merge")),
-    Stage("20_publish", (), (), ("15_align", "16_merge", "17_translate", "18_sentences")),
+    Stage(
+        "20_publish", (), (),
+        ("11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge"),
+    ),  # fmt: skip
+    Stage("21_export", (), ("20_publish",)),
     Stage("30_benchmarks", ("benchmark",), ("test set",)),
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),

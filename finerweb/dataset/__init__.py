@@ -1,0 +1,1 @@
+"The released dataset: rows, statistics, cards, metadata, upload, and its way back in."

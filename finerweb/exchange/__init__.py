@@ -1,0 +1,1 @@
+"Released rows to and from the formats of other tools."
