@@ -32,8 +32,12 @@ def doubt(entity: Mapping) -> float:
     return min(1.0, max(0.0, 1 - known[0])) if known else _UNKNOWN
 
 
-def _touches(a: Mapping, b: Mapping) -> bool:
-    return a["start"] < b["end"] and b["start"] < a["end"]
+def _covered(passage: dict) -> bytearray:
+    "A byte for each character of a passage: 1 where an entity covers it."
+    covered = bytearray(len(passage["text"]))
+    for e in passage["entities"]:
+        covered[e["start"] : e["end"]] = b"\1" * (e["end"] - e["start"])
+    return covered
 
 
 def _signs_inside(passage: dict, names: Counter, labels: Counter) -> dict[str, Sign]:
@@ -45,9 +49,11 @@ def _signs_inside(passage: dict, names: Counter, labels: Counter) -> dict[str, S
 
     doubtful = sorted(entities, key=doubt, reverse=True)
     of_place = {(c["start"], c["end"]): c for said in claims.values() for c in said}
-    unused = [claim for claim in of_place.values() if not any(_touches(claim, e) for e in entities)]
+    covered = _covered(passage)
+    unused = [claim for claim in of_place.values() if not any(covered[claim["start"] : claim["end"]])]
     verdict = passage["verdict"] or {}
-    accused = [fault["text"] for kind in ("missing", "extra", "wrong") for fault in verdict.get(kind) or ()]
+    faults = [fault for kind in ("missing", "extra", "wrong") for fault in verdict.get(kind) or ()]
+    accused = [words for words, _ in dict.fromkeys((fault["text"], fault["label"]) for fault in faults)]
     return {
         "doubt": Sign(sum(map(doubt, entities)), sign(doubtful).words),
         "alone": sign([e for e in doubtful if len(e["teachers"]) == 1 and len(claims) > 1]),
@@ -70,14 +76,13 @@ def _unmarked(passages: Sequence[dict], names: Counter, language: str) -> Iterat
         if len(name) > 1:
             finder.add_word(name, name)
     finder.make_automaton()
-    for passage in passages:
-        edges = words(passage["text"], language) if len(finder) else []
-        starts, ends = {start for start, _ in edges}, {end for _, end in edges}
+    for passage in passages if len(finder) else ():
+        spans, covered = words(passage["text"], language), _covered(passage)
+        starts, ends = {start for start, _ in spans}, {end for _, end in spans}
         unmarked = []
-        for last, name in finder.iter(passage["text"]) if len(finder) else ():
-            place = {"start": last + 1 - len(name), "end": last + 1}
-            whole = place["start"] in starts and place["end"] in ends
-            if whole and not any(_touches(place, e) for e in passage["entities"]):
+        for last, name in finder.iter(passage["text"]):
+            start, end = last + 1 - len(name), last + 1
+            if start in starts and end in ends and not any(covered[start:end]):
                 unmarked.append(name)
         yield Sign(len(unmarked), tuple(sorted(set(unmarked), key=lambda name: -names[name])))
 
@@ -87,10 +92,11 @@ def passage_signs(passages: Sequence[dict], language: str) -> list[dict[str, Sig
     names = Counter(p["text"][e["start"] : e["end"]] for p in passages for e in p["entities"])
     labels = Counter(e["label"] for p in passages for e in p["entities"])
     inside = [_signs_inside(passage, names, labels) for passage in passages]
-    return [s | {"unmarked": u} for s, u in zip(inside, _unmarked(passages, names, language), strict=True)]
+    unmarked = list(_unmarked(passages, names, language)) or [Sign(0, ())] * len(passages)
+    return [s | {"unmarked": u} for s, u in zip(inside, unmarked, strict=True)]
 
 # %% ../../nbs/22_page/01_order.ipynb #2863d22a
-WEIGHTS = {"doubt": 1.0, "alone": 0.3, "claim": 0.5, "new": 0.3, "unmarked": 0.3, "rare": 0.3, "judge": 0.5}
+WEIGHTS = {"doubt": 1.0, "alone": 0.3, "claim": 0.5, "new": 0.3, "unmarked": 0.3, "rare": 0.3, "judge": 0.3}
 _TURN = 300  # characters that could be read in the time that another passage takes to be opened and closed
 
 

@@ -19,17 +19,20 @@ from .order import passage_signs, reasons, review_order
 from .rows import ReviewSet
 
 # %% ../../nbs/22_page/02_page.ipynb #f8165324
+def _place(e: dict) -> tuple[int, int, str]:
+    return e["start"], e["end"], e["label"]
+
+
 def content_key(passages: Sequence[dict]) -> str:
     "Sixteen characters that only the same passages with the same entities have."
     lines = []
     for p in passages:
-        spans = sorted((e["start"], e["end"], e["label"]) for e in p["entities"])
-        lines.append(json.dumps([p["id"], p["text"], spans]))
+        lines.append(json.dumps([p["id"], p["text"], sorted(map(_place, p["entities"]))]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def _thousandths(value: float | None) -> int:
+    return -1 if value is None else round(1000 * value)
 
 
 def page_content(review_set: ReviewSet, *, most: int, weights: Mapping[str, float]) -> dict:
@@ -37,26 +40,27 @@ def page_content(review_set: ReviewSet, *, most: int, weights: Mapping[str, floa
     passages, language = review_set.passages, review_set.language
     counts = Counter(e["label"] for p in passages for e in p["entities"])
     counts.update({c["label"]: 0 for p in passages for said in p["claims"].values() for c in said})
-    labels = [label for label, _ in counts.most_common()]
-    teachers = sorted({t for p in passages for e in p["entities"] for t in e["teachers"]})
-    label_numbers, teacher_numbers = ({x: n for n, x in enumerate(xs)} for xs in (labels, teachers))
+    labels = {label: n for n, (label, _) in enumerate(counts.most_common())}
+    groups: dict[tuple[str, ...], int] = {}
 
-    def entity(e: dict) -> list:
-        place = [e["start"], e["end"], label_numbers[e["label"]], _rounded(e["score"]), _rounded(e["probability"])]
-        return [*place, [teacher_numbers[t] for t in e["teachers"]]]
+    def numbers(e: dict) -> list[int]:
+        group = groups.setdefault(tuple(e["teachers"]), len(groups))
+        return [e["start"], e["end"], labels[e["label"]], *map(_thousandths, (e["score"], e["probability"])), group]
 
     signs = passage_signs(passages, language.iso639_3)
     shown = []
     for n in review_order(passages, signs, weights=weights)[: most or None]:
         p = passages[n]
         row = {field: p[field] for field in ("id", "text", "url", "verdict")}
-        row["entities"] = [entity(e) for e in p["entities"]]
-        row["claims"] = [[entity(c)[:3] for c in said] for said in p["claims"].values()]
+        row["entities"] = [number for e in p["entities"] for number in numbers(e)]
+        claims = [sorted(said, key=_place) for said in p["claims"].values()]
+        row["claims"] = [[number for c in said for number in numbers(c)[:3]] for said in claims]
         shown.append(row | {"why": reasons(signs[n], weights=weights)})
     about = {"key": content_key(passages), "name": review_set.name}
     about |= {"language": language.iso639_3, "bcp47": language.bcp47}
     about["direction"] = "rtl" if language.direction == "rtl" or language.script in RIGHT_TO_LEFT else "ltr"
-    return about | {"labels": labels, "teachers": teachers, "claimants": list(passages[0]["claims"]), "passages": shown}
+    about |= {"labels": list(labels), "groups": list(map(list, groups))}
+    return about | {"claimants": list(passages[0]["claims"]), "passages": shown}
 
 # %% ../../nbs/22_page/02_page.ipynb #10377c85
 _PROGRAM = ("text.js", "answers.js", "page.js")

@@ -31,6 +31,7 @@ def dataset_file(dataset: str, *, language: str, home: str, variant: str) -> Pat
     if path.is_file():
         return path
     if path.is_dir() and (inside := sorted(p.parent.name for p in path.glob("*/train.parquet"))):
+        use_languages_of(path.absolute().parent.parent)  # of the run, if it lies in one
         file = path / find_language(language).iso639_3 / "train.parquet"
         if file.is_file():
             return file

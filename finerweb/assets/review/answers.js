@@ -13,7 +13,7 @@ const isChanged = (entry) => Boolean(entry.rejected.length || entry.added.length
 
 // The entities of a passage as they stand now, in order of place; `key` names one for good.
 function entitiesOf(n) {
-  const passage = review.passages[n];
+  const passage = opened(review.passages[n]);
   const entry = entryOf(n);
   const entities = passage.entities.map(([start, end, label, score, probability, teachers], m) => {
     const before = { start, end, label };
@@ -87,7 +87,7 @@ function readEntry(text, passage) {
   const length = codeUnits(passage.text).length - 1;
   const isSpan = (span) => Array.isArray(span) && span.length === 3 && Number.isInteger(span[0]) && Number.isInteger(span[1])
     && span[0] >= 0 && span[0] < span[1] && span[1] <= length && typeof span[2] === "string" && span[2].trim() !== "";
-  const isNumber = (m) => Number.isInteger(m) && m >= 0 && m < passage.entities.length;
+  const isNumber = (m) => Number.isInteger(m) && m >= 0 && m < opened(passage).entities.length;
   try {
     const kept = JSON.parse(text);
     const changed = Object.entries(kept.changed).filter(([m, span]) => isNumber(Number(m)) && isSpan(span));
@@ -141,7 +141,7 @@ function entryFrom(passage, answer) {
     const m = left.findIndex(fits);
     return m < 0 ? null : left.splice(m, 1)[0];
   };
-  const missing = passage.entities.map((_, m) => m).filter((m) => {
+  const missing = opened(passage).entities.map((_, m) => m).filter((m) => {
     const [start, end, label] = passage.entities[m];
     return !take((span) => span[0] === start && span[1] === end && span[2] === label);
   });

@@ -3,9 +3,10 @@
 const ROW = 70; // pixels of a row of the list, as in page.css
 const SIGNS = { open: "", accepted: "✓ ", rejected: "✗ ", changed: "✎ ", added: "+ " };
 const state = { data: null, shown: [], place: 0, chosen: null, units: [], sides: false, selection: null };
-const number = (value) => value.toLocaleString("en");
+const format = new Intl.NumberFormat("en");
+const number = (value) => format.format(value);
 const current = () => state.shown[state.place];
-const passageNow = () => review.passages[current()];
+const passageNow = () => opened(review.passages[current()]);
 const tell = (words) => { at("told").textContent = words; };
 
 // Looks of a label: the eight commonest differ in colour, the next in the pattern of their line.
@@ -21,19 +22,40 @@ const confidence = (entity) => entity.probability ?? entity.score;
 // --- the payload ---
 
 async function unpack(packed) {
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const characters = atob(packed);
+  const bytes = new Uint8Array(characters.length);
+  for (let n = 0; n < bytes.length; n++) bytes[n] = characters.charCodeAt(n);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
 
+const FIELDS = 6; // numbers of an entity: start, end, label, score, probability, group of teachers
+const CLAIM = 3;
+const sure = (thousandths) => (thousandths < 0 ? null : thousandths / 1000);
+
+// The numbers of a passage as lists, made when somebody looks at it: `entities` and `claims`.
+function opened(passage) {
+  if (passage.entities) return passage;
+  const { labels, groups } = state.data;
+  const { flat, flatClaims } = passage;
+  passage.entities = [];
+  for (let m = 0; m < flat.length; m += FIELDS) {
+    passage.entities.push([flat[m], flat[m + 1], labels[flat[m + 2]], sure(flat[m + 3]), sure(flat[m + 4]), groups[flat[m + 5]]]);
+  }
+  passage.claims = flatClaims.map((numbers) => {
+    const claims = [];
+    for (let m = 0; m < numbers.length; m += CLAIM) claims.push([numbers[m], numbers[m + 1], labels[numbers[m + 2]]]);
+    return claims;
+  });
+  return passage;
+}
+
 function fillIn(data) {
-  const { labels, teachers } = data;
   for (const passage of data.passages) {
-    for (const entity of passage.entities) {
-      entity[2] = labels[entity[2]];
-      entity[5] = entity[5].map((teacher) => teachers[teacher]);
-    }
-    for (const claims of passage.claims) for (const claim of claims) claim[2] = labels[claim[2]];
+    passage.flat = passage.entities;
+    passage.flatClaims = passage.claims;
+    passage.entities = null;
+    passage.claims = null;
   }
   return data;
 }
@@ -43,9 +65,33 @@ function fillIn(data) {
 const keyOfClaim = ([start, end, label]) => JSON.stringify([start, end, label]);
 
 function sidesOf(passage) {
-  const [left, right] = [at("left").value, at("right").value].map((name) => passage.claims[state.data.claimants.indexOf(name)] || []);
+  const [left, right] = sideNumbers().map((side) => passage.claims[side] || []);
   const [inLeft, inRight] = [left, right].map((claims) => new Set(claims.map(keyOfClaim)));
   return [left.filter((claim) => !inRight.has(keyOfClaim(claim))), right.filter((claim) => !inLeft.has(keyOfClaim(claim)))];
+}
+
+const sideNumbers = () => [at("left").selectedIndex, at("right").selectedIndex];
+
+function differ(passage, [left, right]) {
+  const [one, two] = [passage.flatClaims[left] || [], passage.flatClaims[right] || []];
+  return one.length !== two.length || one.some((value, m) => value !== two[m]);
+}
+
+// Whether one entity of a passage has the label, the teacher and the confidence that are wanted.
+function hasEntity(n, wanted) {
+  if (review.entries.has(n)) {
+    return entitiesOf(n).some((entity) => entity.status !== "rejected" && (!wanted.label || entity.label.toLowerCase().includes(wanted.label))
+      && (!wanted.teacher || (wanted.teacher === "1" ? entity.teachers.length === 1 : entity.teachers.includes(wanted.teacher.slice(1))))
+      && (wanted.confidence === null || (confidence(entity) ?? 1) <= wanted.confidence));
+  }
+  const { flat } = review.passages[n];
+  for (let m = 0; m < flat.length; m += FIELDS) {
+    if (wanted.label && !wanted.labels[flat[m + 2]]) continue;
+    if (wanted.teacher && !wanted.groups[flat[m + 5]]) continue;
+    const thousandths = flat[m + 4] < 0 ? flat[m + 3] : flat[m + 4];
+    if (wanted.confidence === null || (thousandths < 0 ? 1 : thousandths / 1000) <= wanted.confidence) return true;
+  }
+  return false;
 }
 
 function fits(n, wanted) {
@@ -60,27 +106,25 @@ function fits(n, wanted) {
   if (wanted.verdict === "faults" && !faults) return false;
   if (wanted.verdict === "sound" && (!verdict || faults)) return false;
   if (wanted.verdict === "none" && verdict) return false;
-  if (wanted.difference && !sidesOf(passage).some((claims) => claims.length)) return false;
-  if (wanted.words) {
-    passage.lower ??= `${passage.id}\n${passage.text}`.toLowerCase();
-    if (!passage.lower.includes(wanted.words) && !entry.note.toLowerCase().includes(wanted.words)) return false;
-  }
-  if (!wanted.label && !wanted.teacher && wanted.confidence === null) return true;
-  const named = ({ label, teachers }) => (!wanted.label || label === wanted.label)
-    && (!wanted.teacher || (wanted.teacher === "1" ? teachers.length === 1 : teachers.includes(wanted.teacher.slice(1))));
-  const entities = review.entries.has(n)
-    ? entitiesOf(n).filter((entity) => entity.status !== "rejected")
-    : passage.entities.map(([, , label, score, probability, teachers]) => ({ label, score, probability, teachers }));
-  return entities.some((entity) => named(entity) && (wanted.confidence === null || (confidence(entity) ?? 1) <= wanted.confidence));
+  if (wanted.difference && !differ(passage, wanted.sides)) return false;
+  if (wanted.words && ![lowered(passage), passage.id.toLowerCase(), entry.note.toLowerCase()].some((text) => text.includes(wanted.words))) return false;
+  return (!wanted.label && !wanted.teacher && wanted.confidence === null) || hasEntity(n, wanted);
+}
+
+function lowered(passage) {
+  passage.lower ??= passage.text.toLowerCase();
+  return passage.lower;
 }
 
 function filterPassages() {
   const kept = current();
   const below = at("by-confidence").value;
   const wanted = {
-    words: at("search").value.trim().toLowerCase(), label: at("by-label").value, teacher: at("by-teacher").value,
-    confidence: below === "" ? null : Number(below), verdict: at("by-verdict").value, status: at("by-status").value, difference: at("by-difference").checked,
+    words: at("search").value.trim().toLowerCase(), label: at("by-label").value.trim().toLowerCase(), teacher: at("by-teacher").value,
+    confidence: below === "" ? null : Number(below), verdict: at("by-verdict").value, status: at("by-status").value, difference: at("by-difference").checked, sides: sideNumbers(),
   };
+  wanted.labels = state.data.labels.map((label) => label.toLowerCase().includes(wanted.label));
+  wanted.groups = state.data.groups.map((names) => (wanted.teacher === "1" ? names.length === 1 : names.includes(wanted.teacher.slice(1))));
   state.shown = review.passages.map((_, n) => n).filter((n) => fits(n, wanted));
   const place = state.shown.indexOf(kept);
   state.place = Math.max(0, place);
@@ -107,7 +151,7 @@ function drawRows() {
     const title = make("span", {}, make("b", { textContent: `${number(n + 1)}. ` }), make("bdi", { textContent: passage.id }), ` ${sign}${entry.note ? " ✉ note" : ""}`);
     const row = make("div", { className: "row", id: `row-${place}` }, title,
       make("span", { dir: state.data.direction, lang: state.data.language, textContent: passage.text.slice(0, 90) }),
-      make("span", { className: "because", dir: "auto", textContent: passage.why.join("; ") }));
+      make("span", { className: "because" }, ...passage.why.flatMap((reason, m) => [m ? "; " : "", make("bdi", { textContent: reason })])));
     row.style.top = `${place * ROW}px`;
     row.dataset.place = place;
     row.setAttribute("role", "option");
@@ -211,9 +255,18 @@ function drawVerdict(verdict) {
   if (!verdict) return;
   const grade = (value) => (value === null || value === undefined ? "none" : `${Math.round(value * 10) / 10} of 5`);
   at("scores").textContent = `Faithfulness ${grade(verdict.faithfulness)}, completeness ${grade(verdict.completeness)}. ${verdict.explanation || ""}`;
-  const faults = ["missing", "extra", "wrong"].flatMap((kind) => verdict[kind].map((fault) => ({ kind, ...fault })));
-  at("faults").replaceChildren(...faults.map(({ kind, text, label, reason }) => make("li", { dir: "auto" },
-    make("b", { textContent: `${kind}: ` }), make("bdi", { textContent: text }), ` (${label}): ${reason}`)));
+  const counts = new Map();
+  for (const kind of ["missing", "extra", "wrong"]) {
+    for (const { text, label, reason } of verdict[kind]) {
+      const fault = JSON.stringify([kind, text, label, reason]);
+      counts.set(fault, (counts.get(fault) || 0) + 1);
+    }
+  }
+  at("faults").replaceChildren(...[...counts].map(([fault, count]) => {
+    const [kind, text, label, reason] = JSON.parse(fault);
+    const words = [make("bdi", { textContent: text }), " (", make("bdi", { textContent: label }), "): ", make("bdi", { textContent: reason })];
+    return make("li", {}, make("b", { textContent: `${kind}${count > 1 ? ` ×${count}` : ""}: ` }), ...words);
+  }));
 }
 
 // --- two teachers ---
@@ -281,17 +334,25 @@ function takeClaim(claim, row) {
     entry = { ...entry, added: [...entry.added, [start, end, label]] };
   } else entry = decided(entry, passageNow(), wanted, "accepted");
   change(n, entry);
+  drawPassage();
   choose(wanted);
   tell(`taken: ${passageNow().text.slice(state.units[start], state.units[end])}, ${label}`);
 }
 
 // --- what a person does ---
 
+// Marks the chosen entity in what is drawn already.
+function showChosen() {
+  for (const part of document.querySelectorAll("#text [data-keys]")) part.classList.toggle("chosen", part.dataset.keys.split(" ").includes(state.chosen));
+  for (const option of at("entities").children) option.setAttribute("aria-selected", String(option.dataset.keys === state.chosen));
+  at("entities").setAttribute("aria-activedescendant", `entity-${state.chosen}`);
+}
+
 function choose(key) {
   state.chosen = key;
-  drawPassage();
+  showChosen();
   document.getElementById(`entity-${key}`)?.scrollIntoView({ block: "nearest" });
-  const segment = [...document.querySelectorAll("#text .seg")].find((part) => part.dataset.keys.split(" ").includes(key));
+  const segment = document.querySelector("#text .seg.chosen");
   const box = at("text");
   if (segment && (segment.offsetTop - box.offsetTop < box.scrollTop || segment.offsetTop - box.offsetTop > box.scrollTop + box.clientHeight - 40)) {
     box.scrollTop = segment.offsetTop - box.offsetTop - box.clientHeight / 3;
@@ -318,9 +379,8 @@ function decide(verdict) {
   const entity = chosenEntity();
   if (!entity) return tell("No entity is chosen.");
   change(current(), decided(entryOf(current()), passageNow(), entity.key, verdict));
-  const key = entity.key;
-  if (Array.isArray(verdict) || verdict === "accepted") choose(key);
-  else drawPassage();
+  drawPassage();
+  if (verdict !== "rejected") choose(entity.key);
   drawRows();
   const now = chosenEntity();
   tell(verdict === "rejected" ? `rejected: ${wordsOf(entity)}, ${entity.label}` : describe(now));
@@ -455,6 +515,7 @@ function add() {
     const n = current();
     const entry = entryOf(n);
     change(n, { ...entry, added: [...entry.added, [...span, label]] });
+    drawPassage();
     choose(`+${entry.added.length}`);
     drawRows();
     tell(`added: ${typed}, ${label}`);
@@ -626,23 +687,21 @@ function listen() {
 }
 
 function fillChoices(data) {
-  const counts = new Map(data.labels.map((label) => [label, 0]));
-  const teachers = new Set();
-  for (const { entities } of data.passages) {
-    for (const [, , label, , , names] of entities) {
-      counts.set(label, counts.get(label) + 1);
-      names.forEach((name) => teachers.add(name));
-    }
-  }
+  const teachers = [...new Set(data.groups.flat())].sort();
   const option = (value, words = value) => make("option", { value, textContent: words });
-  at("by-label").replaceChildren(option("", "any"), ...[...counts].filter(([, count]) => count).map(([label, count]) => option(label, `${label} (${number(count)})`)));
-  at("by-teacher").replaceChildren(option("", "any"), option("1", "one alone"), ...[...teachers].sort().map((name) => option(`=${name}`, name)));
-  at("labels").replaceChildren(...data.labels.slice(0, 2000).map((label) => option(label)));
+  at("by-teacher").replaceChildren(option("", "any"), option("1", "one alone"), ...teachers.map((name) => option(`=${name}`, name)));
+  at("labels").replaceChildren(...data.labels.slice(0, 500).map((label) => option(label)));
   for (const side of ["left", "right"]) at(side).replaceChildren(...data.claimants.map((name) => option(name)));
   at("right").selectedIndex = Math.min(1, data.claimants.length - 1);
   at("by-difference").parentNode.hidden = data.claimants.length < 2;
   at("quick").replaceChildren(...data.labels.slice(0, 9).map((label, n) => make("span", {}, make("kbd", { textContent: n + 1 }), " ", make("bdi", { textContent: label }))));
   data.labels.forEach(look);
+}
+
+// The texts in small letters, some at a time while nobody waits.
+function prepareSearch(from) {
+  for (let n = from; n < Math.min(from + 100, review.passages.length); n++) lowered(review.passages[n]);
+  if (from + 100 < review.passages.length) setTimeout(prepareSearch, 20, from + 100);
 }
 
 async function start() {
@@ -665,6 +724,7 @@ async function start() {
   filterPassages();
   const open = state.shown.findIndex((n) => !entryOf(n).done);
   if (open > 0) goTo(open);
+  prepareSearch(0);
   document.documentElement.dataset.opened = Math.round(performance.now() - began);
 }
 

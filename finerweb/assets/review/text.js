@@ -88,15 +88,16 @@ const JOINING = /[\p{Script=Arab}\p{Script=Syrc}\p{Script=Nkoo}\p{Script=Mong}\p
 // Fills `box` with the text and its marks: {start, end, label, hue, pattern, sign, chosen, gone, key} in code points,
 // ordered by start and then the longer first.
 function drawText(box, text, units, marks) {
-  const places = lanes(marks);
-  const depth = Math.max(1, ...places.map((lane) => lane + 1));
+  const lane = lanes(marks);
+  marks = marks.map((mark, m) => ({ ...mark, lane: lane[m] }));
+  const depth = Math.max(1, ...marks.map((mark) => mark.lane + 1));
   box.style.setProperty("--depth", `${depth * 5}px`);
   box.style.setProperty("--leading", `${1.75 + depth * 0.3}`);
   const cuts = [...new Set([0, units.length - 1, ...marks.flatMap((mark) => [mark.start, mark.end])])].sort((a, b) => a - b);
   const parts = [];
   for (let n = 0; n + 1 < cuts.length; n++) {
     const [start, end] = [cuts[n], cuts[n + 1]];
-    const covering = marks.map((mark, m) => ({ ...mark, lane: places[m] })).filter((mark) => mark.start <= start && mark.end >= end);
+    const covering = marks.filter((mark) => mark.start <= start && mark.end >= end);
     const words = text.slice(units[start], units[end]);
     const segment = make("span", { className: "plain", textContent: words });
     segment.dataset.unit = units[start];
@@ -115,7 +116,10 @@ function drawText(box, text, units, marks) {
     const joined = JOINING.test(words.slice(-1)) && JOINING.test(next.slice(0, 1));
     if (joined) parts.push(make("span", { className: "joiner", textContent: "\u200d" }));
     for (const mark of ending.reverse()) {
-      const tag = make("span", { className: "tag", textContent: `${mark.sign}${mark.label}`, title: mark.label });
+      // The word joiner keeps a label on the line of its words.
+      const short = Array.from(mark.label).length > 28 ? `${Array.from(mark.label).slice(0, 27).join("")}…` : mark.label;
+      parts.push(make("span", { className: "joiner", textContent: "\u2060" }));
+      const tag = make("span", { className: "tag", textContent: `${mark.sign}${short}`, title: mark.label });
       tag.dataset.keys = mark.key;
       tag.classList.toggle("chosen", Boolean(mark.chosen));
       tag.classList.toggle("gone", Boolean(mark.gone));
