@@ -33,7 +33,9 @@ ASTRAL = "😀 Team 👩‍👩‍👧 won in 𝕆slo, cafe\u0301 Süd."
 ARABIC = "زار عنان أوسلو وجامعة نيروبي."
 
 
-def released(name: str, text: str, *entities: tuple[str, str], sure: float = 0.9, language: str = "eng", **more) -> dict:
+def released(
+    name: str, text: str, *entities: tuple[str, str], sure: float = 0.9, language: str = "eng", **more
+) -> dict:
     "A released row; `entities` are (mention, label)."
     spans = []
     for mention, label in entities:
@@ -46,7 +48,12 @@ def released(name: str, text: str, *entities: tuple[str, str], sure: float = 0.9
 
 def write_variant(folder: Path, rows: list[dict], *, language: str = "eng", annotator: str = "merged") -> Path:
     names = ["language", "script", "url", "document_id"]
-    columns = [("id", pa.string()), ("text", pa.string()), ("char_spans", CHAR_SPANS), ("tokens", pa.list_(pa.string()))]
+    columns = [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("char_spans", CHAR_SPANS),
+        ("tokens", pa.list_(pa.string())),
+    ]
     columns += [("token_spans", TOKEN_SPANS), *((name, pa.string()) for name in names)]
     file = folder / f"{annotator}-english-passages" / language / "train.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +72,22 @@ def test_a_paper_row_without_confidences_is_read(tmp_path):
     place = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())]))
     columns = [("id", pa.string()), ("text", pa.string()), ("char_spans", place)]
     columns += [("tokens", pa.list_(pa.string())), ("token_spans", place)]
-    row = {"id": "eng_0", "text": "Oslo won", "char_spans": [{"start": 0, "end": 4, "label": "city"}], "tokens": ["Oslo"]}
+    row = {
+        "id": "eng_0",
+        "text": "Oslo won",
+        "char_spans": [{"start": 0, "end": 4, "label": "city"}],
+        "tokens": ["Oslo"],
+    }
     file = tmp_path / "rows.parquet"
     write_rows(file, [row | {"token_spans": []}], pa.schema(columns))
     review_set = read(file)
     assert review_set.passages[0]["entities"][0]["score"] is None and review_set.name == "rows"
-    answer = {"id": "eng_0", "text": "Oslo won", "reviewed": True, "entities": [{"start": 0, "end": 4, "label": "town"}]}
+    answer = {
+        "id": "eng_0",
+        "text": "Oslo won",
+        "reviewed": True,
+        "entities": [{"start": 0, "end": 4, "label": "town"}],
+    }
     (tmp_path / "a.jsonl").write_text(json.dumps(answer))
     apply_answers(
         str(file), [tmp_path / "a.jsonl"], tmp_path / "out", language="eng", home="", variant="", prefer="", longest=300
@@ -119,7 +136,9 @@ def test_a_run_has_teachers_and_judge_beside_its_set(tmp_path):
     (passage,) = review_set.passages
     assert passage["verdict"]["wrong"] == fault and list(passage["claims"]) == ["lexicon", "patterns"]
     assert review_set.name == "demo merged-english-passages"
-    assert "a fault, says the judge: Oslo" in reasons(passage_signs([passage], "eng")[0], weights=WEIGHTS | {"judge": 9})
+    assert "a fault, says the judge: Oslo" in reasons(
+        passage_signs([passage], "eng")[0], weights=WEIGHTS | {"judge": 9}
+    )
 
 
 # Order
@@ -138,7 +157,11 @@ def test_doubt_comes_first_and_length_costs(tmp_path):
 
 
 def test_a_name_marked_elsewhere_counts_only_as_a_whole_word(tmp_path):
-    rows = [released("a", "Rome won.", ("Rome", "city")), released("b", "Romeo met Rome."), released("c", "Romeo alone.")]
+    rows = [
+        released("a", "Rome won.", ("Rome", "city")),
+        released("b", "Romeo met Rome."),
+        released("c", "Romeo alone."),
+    ]
     signs = passage_signs(read(write_variant(tmp_path, rows)).passages, "eng")
     assert [s["unmarked"].amount for s in signs] == [0, 1, 0]
 
@@ -366,7 +389,9 @@ def test_undo_redo_and_progress_that_a_reload_keeps(drive):
 
 def test_a_browser_that_keeps_nothing_says_so_and_the_answers_can_be_loaded_again(drive, tmp_path):
     driver = drive([released("eng_0", TEXT, *ROW)])
-    driver.context.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }")
+    driver.context.add_init_script(
+        "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }"
+    )
     page = driver.page = driver.open()
     assert "cannot keep your progress" in page.text_content("#warning") and page.is_visible("#warning")
     driver.keys("x", "Enter")
@@ -414,7 +439,9 @@ def test_filters_and_search(drive):
 
 def test_two_teachers_side_by_side_and_one_is_taken(drive):
     other = released("eng_0", TEXT, ("Wangari Maathai", "person"), ("Oslo", "city"))
-    driver = drive([released("eng_0", TEXT, *ROW)], teachers={"lexicon": [released("eng_0", TEXT, *ROW)], "patterns": [other]})
+    driver = drive(
+        [released("eng_0", TEXT, *ROW)], teachers={"lexicon": [released("eng_0", TEXT, *ROW)], "patterns": [other]}
+    )
     page = driver.page
     assert page.locator("#differences tbody tr").count() == 2
     page.click("#differences button:has-text('Wangari Maathai')")
@@ -469,10 +496,17 @@ def test_arabic_runs_from_the_right_and_letters_stay_joined(drive):
     driver = drive([row], language="arb")
     page = driver.page
     assert page.get_attribute("#text", "dir") == "rtl"
-    places = page.evaluate("[...document.querySelectorAll('#text .seg')].map((part) => part.getBoundingClientRect().left)")
+    places = page.evaluate(
+        "[...document.querySelectorAll('#text .seg')].map((part) => part.getBoundingClientRect().left)"
+    )
     assert places[0] > places[1]
     driver.keys("f")  # the end goes into the word
-    assert page.evaluate("[...document.querySelectorAll('#text .joiner')].filter((j) => j.textContent === '\\u200d').length") == 2
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('#text .joiner')].filter((j) => j.textContent === '\\u200d').length"
+        )
+        == 2
+    )
     ends = [ARABIC[e["start"] : e["end"]] for e in driver.answers()["arb_0"]["entities"]]
     assert ends == ["عنا", "جامعة نيروبي"]
 
@@ -503,23 +537,32 @@ def test_hostile_texts_labels_and_ids_are_shown_as_they_are(drive):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_overflows_a_small_screen_and_text_has_contrast(drive, scheme):
     rows = [released("eng_0", "x" * 300 + " " + TEXT, ("Oslo", "y" * 180), *ROW)]
-    driver = drive(rows, teachers={"lexicon": rows, "patterns": []}, viewport={"width": 400, "height": 800}, color_scheme=scheme)
+    driver = drive(
+        rows, teachers={"lexicon": rows, "patterns": []}, viewport={"width": 400, "height": 800}, color_scheme=scheme
+    )
     page = driver.page
     driver.keys("t")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     contrast = page.evaluate(
         """() => {
           const channel = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+          const weights = [0.2126, 0.7152, 0.0722];
           const light = (css) => css.match(/[\\d.]+/g).slice(0, 3).map(Number).map(channel)
-            .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+            .reduce((sum, value, n) => sum + value * weights[n], 0);
           const paper = light(getComputedStyle(document.body).backgroundColor);
-          return [...document.querySelectorAll("#text .tag:not(.chosen), .about, #progress, #told, .kind")].map((part) => {
+          const tags = [0, 1, 2, 3, 4, 5, 6, 7].map((n) => {
+            const tag = document.body.appendChild(document.createElement("span"));
+            tag.className = "tag";
+            tag.style.setProperty("--hue", `var(--hue${n})`);
+            return tag;
+          });
+          return [...tags, ...document.querySelectorAll(".about, #progress, #told, .kind")].map((part) => {
             const ink = light(getComputedStyle(part).color);
             return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
           });
         }"""
     )
-    assert len(contrast) > 5 and min(contrast) >= 4.5
+    assert len(contrast) > 12 and min(contrast) >= 4.5
 
 
 def test_everything_has_a_name_and_keys_do_what_they_say(drive):
@@ -535,6 +578,9 @@ def test_everything_has_a_name_and_keys_do_what_they_say(drive):
     driver.keys("ArrowDown")
     active = page.get_attribute("#list", "aria-activedescendant")
     assert page.get_attribute(f"#{active}", "aria-selected") == "true" and "passage 2 of 2" in driver.told()
+    driver.keys("Enter")  # in the list it opens the passage, and does not finish it
+    assert page.evaluate("document.activeElement.id") == "passage"
+    assert page.text_content("#progress") == "0 of 2 reviewed"
     driver.keys("?")
     assert page.is_visible("#help") and page.evaluate("document.activeElement.closest('dialog').id") == "help"
     page.uncheck("#single-keys")

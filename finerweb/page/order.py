@@ -53,14 +53,14 @@ def _signs_inside(passage: dict, names: Counter, labels: Counter) -> dict[str, S
     unused = [claim for claim in of_place.values() if not any(covered[claim["start"] : claim["end"]])]
     verdict = passage["verdict"] or {}
     faults = [fault for kind in ("missing", "extra", "wrong") for fault in verdict.get(kind) or ()]
-    accused = [words for words, _ in dict.fromkeys((fault["text"], fault["label"]) for fault in faults)]
+    accused = tuple(dict.fromkeys(fault["text"] for fault in faults))
     return {
         "doubt": Sign(sum(map(doubt, entities)), sign(doubtful).words),
         "alone": sign([e for e in doubtful if len(e["teachers"]) == 1 and len(claims) > 1]),
         "claim": sign(unused),
         "new": sign([e for e in entities if names[text[e["start"] : e["end"]]] == 1]),
         "rare": Sign(*_rare(entities, labels)),
-        "judge": Sign(len(accused), tuple(accused)),
+        "judge": Sign(len(accused), accused),
     }
 
 
@@ -96,7 +96,7 @@ def passage_signs(passages: Sequence[dict], language: str) -> list[dict[str, Sig
     return [s | {"unmarked": u} for s, u in zip(inside, unmarked, strict=True)]
 
 # %% ../../nbs/22_page/01_order.ipynb #2863d22a
-WEIGHTS = {"doubt": 1.0, "alone": 0.3, "claim": 0.5, "new": 0.3, "unmarked": 0.3, "rare": 0.3, "judge": 0.3}
+WEIGHTS = {"doubt": 1.0, "alone": 0.2, "claim": 0.8, "new": 0.3, "unmarked": 0.5, "rare": 0.3, "judge": 0.3}
 _TURN = 300  # characters that could be read in the time that another passage takes to be opened and closed
 
 

@@ -16,7 +16,7 @@ from ..data import Passage, broader, entity_row
 from ..merge import merge_entities
 from ..models.agreement import learn_trust
 from ..models.embeddings import label_cosine
-from ..page.order import Sign, passage_signs, review_order
+from ..page.order import Sign, review_order
 
 # %% ../../nbs/70_studies/06_review_order.ipynb #a4f05a8c
 Counts = tuple[int, int, int]  # of a passage: gold, in the data, right
@@ -28,7 +28,9 @@ def errors(counts: Counts) -> int:
     return gold + there - 2 * right
 
 
-def f1_after(counts: Sequence[Counts], sizes: Sequence[int], order: Sequence[int], shares: Sequence[float]) -> list[float]:
+def f1_after(
+    counts: Sequence[Counts], sizes: Sequence[int], order: Sequence[int], shares: Sequence[float]
+) -> list[float]:
     "F1 of the data after the first passages of `order`, as many as fit into each share of all characters."
     gold, there, right = (sum(column) for column in zip(*counts, strict=True))
     curve = [2 * right / ((gold + there) or 1)]

@@ -236,6 +236,7 @@ function openPassage() {
   const passage = passageNow();
   state.units = codeUnits(passage.text);
   state.chosen = null;
+  state.selection = null;
   at("name").textContent = passage.id;
   at("source").hidden = !/^https?:\/\//i.test(passage.url);
   if (!at("source").hidden) at("source").href = passage.url;
@@ -429,6 +430,7 @@ function finish() {
     return tell("All passages shown are reviewed.");
   }
   goTo(next);
+  if (matchMedia("(max-width: 760px)").matches) at("passage").scrollIntoView();
 }
 
 function reopen() {
@@ -517,6 +519,8 @@ function add() {
     change(n, { ...entry, added: [...entry.added, [...span, label]] });
     drawPassage();
     choose(`+${entry.added.length}`);
+    state.selection = null;
+    document.getSelection().removeAllRanges();
     drawRows();
     tell(`added: ${typed}, ${label}`);
     return "";
@@ -602,6 +606,7 @@ function onKey(event) {
     return goTo(key === "Home" ? 0 : state.shown.length - 1);
   }
   if (key === "Enter" && target.closest("button, a, .button, summary")) return;
+  if (key === "Enter" && inList) return at("passage").focus();
   if (!at("single-keys").checked && key.length === 1) return;
   if (key === "?" || key === "/") {
     event.preventDefault();

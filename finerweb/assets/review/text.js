@@ -63,8 +63,8 @@ function lanes(marks) {
 
 const PATTERNS = [null, "6px 3px", "2px 2px"]; // solid, dashed, dotted: labels of one hue differ in their lines
 
-// The lines of some marks as layers of a background, one below the other.
-function drawLines(segment, covering) {
+// The lines of some marks as layers of a background, the first one next to the text.
+function drawLines(segment, covering, depth) {
   const layers = [];
   const places = [];
   const sizes = [];
@@ -72,13 +72,14 @@ function drawLines(segment, covering) {
     const colour = `var(--hue${hue})`;
     const [on, off] = (PATTERNS[pattern] || "1px 0px").split(" ").map(parseFloat);
     layers.push(`repeating-linear-gradient(90deg, ${colour} 0 ${on}px, transparent ${on}px ${on + off}px)`);
-    places.push(`0 calc(100% - ${lane * 5}px)`);
+    places.push(`0 calc(100% - ${(depth - 1 - lane) * 5}px)`);
     sizes.push("100% 3px");
   }
   const inner = covering[covering.length - 1];
   layers.push(`linear-gradient(color-mix(in srgb, var(--hue${inner.hue}) var(--tint), transparent) 0 0)`);
   places.push("0 0");
-  sizes.push("100% 100%");
+  const lowest = Math.max(...covering.map((mark) => mark.lane));
+  sizes.push(`100% calc(100% - ${(depth - 1 - lowest) * 5}px)`);
   Object.assign(segment.style, { backgroundImage: layers.join(","), backgroundPosition: places.join(","), backgroundSize: sizes.join(",") });
   segment.style.backgroundRepeat = "no-repeat";
 }
@@ -106,7 +107,7 @@ function drawText(box, text, units, marks) {
       segment.dataset.keys = covering.map((mark) => mark.key).join(" ");
       segment.classList.toggle("chosen", covering.some((mark) => mark.chosen));
       segment.classList.toggle("gone", covering.every((mark) => mark.gone));
-      drawLines(segment, covering);
+      drawLines(segment, covering, depth);
     }
     parts.push(segment);
     const ending = marks.filter((mark) => mark.end === end);
