@@ -75,7 +75,7 @@ def _released_schema(review_set: ReviewSet) -> pa.Schema:
     types = {"char_spans": CHAR_SPANS, "token_spans": TOKEN_SPANS}
     return pa.schema([(c.name, types.get(c.name, c.type)) for c in pq.read_schema(review_set.file)])
 
-
+# %% ../nbs/22_review.ipynb #a84f1301
 def apply_answers(
     dataset: str,
     answers: Sequence[Path],  # the files that reviewers downloaded

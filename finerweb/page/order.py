@@ -84,7 +84,7 @@ def _unmarked(passages: Sequence[dict], names: Counter, language: str) -> Iterat
             start, end = last + 1 - len(name), last + 1
             if start in starts and end in ends and not any(covered[start:end]):
                 unmarked.append(name)
-        yield Sign(len(unmarked), tuple(sorted(set(unmarked), key=lambda name: -names[name])))
+        yield Sign(len(unmarked), tuple(sorted(set(unmarked), key=lambda name: (-names[name], name))))
 
 
 def passage_signs(passages: Sequence[dict], language: str) -> list[dict[str, Sign]]:
