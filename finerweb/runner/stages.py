@@ -43,6 +43,7 @@ _STAGES = (
         ("11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge"),
     ),  # fmt: skip
     Stage("21_export", (), ("20_publish",)),
+    Stage("22_review", ("language",), ("20_publish",), ("19_judge",)),
     Stage("30_benchmarks", ("benchmark",), ("test set",)),
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
