@@ -20,7 +20,7 @@ import yaml
 from finerweb.corpus import TextFiles, notes_on_files, notes_on_identifiers
 from finerweb.data import asset
 from finerweb.filter import notes_on_training, split
-from finerweb.publish import licence_of
+from finerweb.dataset.card import licence_of
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import change_profile, load_profile
 from finerweb.source.documents import (
