@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from fastcore.docments import docments
 
+from .display import rich_escape
 from .profiles import Profile, load_profile, packaged_profiles, profile_file
 from ..store import output_folder
 
@@ -69,12 +70,11 @@ def new_profile(name: str, base: str) -> Path:
 def profiles() -> None:
     "The packaged profiles: what each makes, and what it needs (hub, GPU, keys, minutes)."
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("profile", "what it makes", "needs")
     for row in profile_rows():
-        table.add_row(*(escape(row[column]) for column in ("name", "description", "needs")))
+        table.add_row(*(rich_escape(row[column]) for column in ("name", "description", "needs")))
     Console().print(table)
 
 

@@ -113,7 +113,9 @@ def _from_hub(source: str, wanted: Sequence[str]) -> ReleasedFiles:
     place = {"repo_type": "dataset", "revision": name["revision"]}
     try:
         if not wanted or constants.HF_HUB_OFFLINE:
-            return released_files(Path(snapshot_download(name["repository"], **place, allow_patterns=_PATTERNS)))
+            patterns = [pattern for code in wanted for pattern in (f"{code}*", f"*/{code}*")] or ["*.parquet"]
+            folder = snapshot_download(name["repository"], **place, allow_patterns=["README.md", *patterns])
+            return released_files(Path(folder))
         there = [file.rfilename for file in HfApi().repo_info(name["repository"], **place).siblings]
         card = Path(snapshot_download(name["repository"], **place, allow_patterns="README.md"))
         found, unknown = _by_language([file for file in there if file.endswith(".parquet")], card)
@@ -125,9 +127,6 @@ def _from_hub(source: str, wanted: Sequence[str]) -> ReleasedFiles:
         raise
     except Exception as error:  # of the hub's library, of the connection
         raise ConnectionError(f"the hub did not give {source}: {error_text(error)}") from None
-
-
-_PATTERNS = ["*.parquet", "README.md"]
 
 
 def _check_lacking(source: str, wanted: Sequence[str], there: Iterable[str]) -> None:
