@@ -251,7 +251,7 @@ def check_models(profile: Profile) -> None:
     if errors:
         raise ValueError(*errors)
 
-
+# %% ../../nbs/60_runner/03_pipeline.ipynb #d5bcef7e
 def _checked_tasks(profile: Profile, stages: list[str], home: str, run: str) -> list[PlannedTask]:
     """The tasks of a run, first those of test sets that cannot be had.
     Raises for any other input, and for a library or filter, that is not there."""

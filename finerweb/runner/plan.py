@@ -175,6 +175,18 @@ def _task_parameters(stage: Stage, chosen: dict[str, str], axes: dict[str, dict]
             parameters["kind"] = member.get("kind", "binder")
     return parameters
 
+# %% ../../nbs/60_runner/02_plan.ipynb #c9d68c70
+def _stages(profile: Profile) -> list[Stage]:
+    "The stages of a profile's runs; where rows are imported, those that annotate are done without."
+    if not profile.imported:
+        return list(STAGES.values())
+
+    def rest(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name not in ANNOTATING)
+
+    stages = [stage for stage in STAGES.values() if stage.name not in ANNOTATING]
+    return [replace(stage, needs=rest(stage.needs), wants=rest(stage.wants)) for stage in stages]
+
 # %% ../../nbs/60_runner/02_plan.ipynb #b4deb328
 def plan(profile: Profile) -> list[PlannedTask]:
     """Every task of a profile, in an order in which they can be done, those of round 1 first.
@@ -196,18 +208,6 @@ def plan(profile: Profile) -> list[PlannedTask]:
     taught = [task for task in tasks if task.parameters.get("training_round") == ROUND1]
     of_round1 = _with_all_they_read(taught, tasks)
     return sorted(tasks, key=lambda task: task.name not in of_round1)
-
-
-def _stages(profile: Profile) -> list[Stage]:
-    "The stages of a profile's runs; where rows are imported, those that annotate are done without."
-    if not profile.imported:
-        return list(STAGES.values())
-
-    def rest(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if name not in ANNOTATING)
-
-    stages = [stage for stage in STAGES.values() if stage.name not in ANNOTATING]
-    return [replace(stage, needs=rest(stage.needs), wants=rest(stage.wants)) for stage in stages]
 
 
 def _with_all_they_read(chosen: list[PlannedTask], tasks: list[PlannedTask]) -> set[TaskName]:
