@@ -171,6 +171,7 @@ def dataset_card(
     rows = sum(s["sentences"]["sentences"] if granularity == "sentences" else s["passages"] for s in mine)
     pretty_name = f"finerweb {plain(run)}, {plain(annotator)}, {label_language} labels, {granularity}"
     head = card_head(name=pretty_name, languages=[s["language"] for s in mine], rows=rows, licence=licence[0])
+    passage = "a passage, or a sentence where that dataset has sentences" if imported else "a passage"
     labels = "English" if label_language == "english" else "translated into the language of the text"
     lacks = [f"- {plain(name)}: {plain(why)[:300]}" for name, why in missing.items()]
     lacking = "\n".join(["The run lacks, and so does this dataset:", "", *lacks]) if lacks else ""
@@ -178,7 +179,7 @@ def dataset_card(
     parts = [
         f"{head}\n\n# Named entities in web text: {plain(run)}",
         f"{annotated_by(annotator, teachers, imported)}"
-        f" A row is {'a sentence' if granularity == 'sentences' else 'a passage'}; labels are {labels}.",
+        f" A row is {'a sentence' if granularity == 'sentences' else passage}; labels are {labels}.",
         f"Made with finerweb, after [FiNERweb](https://arxiv.org/abs/2512.13884). {licence[1]}",
         _FIELDS,
         _USE.format(folder="-".join(variant), language=mine[0]["language"]),
