@@ -17,10 +17,19 @@ import pyarrow as pa
 
 from .data import read_rows, write_rows, write_text
 from .dataset.card import CITATION, citation_file, dataset_card, filter_card, preference_card, variant_names
-from .dataset.checks import batch_faults
 from .dataset.croissant import write_croissant
-from .dataset.rows import PREFERENCES, RELEASED, preference_rows, released_row, sentences_of, with_scores
+from finerweb.dataset.rows import (
+    PREFERENCES,
+    RELEASED,
+    preference_rows,
+    released_row,
+    sentences_of,
+    with_own_scores,
+    with_scores,
+)  # fmt: skip
 from .dataset.statistics import language_quality, sentence_statistics, set_statistics
+from .source.released import IMPORTED
+from .source.row_faults import batch_faults
 from .store import Task, read_meta
 from .teachers import can_rate
 
@@ -34,6 +43,7 @@ class Annotated:
     untranslated: set[str]  # labels that no translation was found for
     cuts: dict[str, list[tuple[str, int, int]]]  # id of a passage -> (id, start, end) of its sentences
     known: dict  # what is known of its quality
+    imported: dict  # of rows that were imported: the name and license of their dataset
 
 
 def _counts(folder: Path) -> dict:
@@ -41,18 +51,20 @@ def _counts(folder: Path) -> dict:
 
 
 def read_annotated(
-    task: Task, language: str, teachers: Sequence[str], *, min_score: float, is_judged: bool
+    task: Task, language: str, teachers: Sequence[str], *, min_score: float, is_judged: bool, imported: str = ""
 ) -> Annotated | None:
     "What the run has of one language; None where it lacks an annotation or the sentences, which `task` then lists."
     merged, cut = task.optional("16_merge", language), task.optional("18_sentences", language)
     aligned = {name: task.optional("15_align", language, name) for name in teachers}
     translation = task.optional("17_translate", language)
-    verdicts = task.optional("19_judge", language)
+    verdicts = None if imported else task.optional("19_judge", language)
     if not (merged and cut and all(aligned.values())):
         return None
     placed = {name: read_rows(folder / "rows.parquet") for name, folder in aligned.items()}
     claims = {name: {row["id"]: row["entities"] for row in rows} for name, rows in placed.items()}
-    passages = {"merged": with_scores(read_rows(merged / "rows.parquet"), claims)}
+    rows = read_rows(merged / "rows.parquet")
+    origin = json.loads((merged / IMPORTED).read_text(encoding="utf-8")) if imported else {}
+    passages = {"merged": with_own_scores(rows, origin.pop("scores")) if imported else with_scores(rows, claims)}
     for name, rows in placed.items():
         sure = ([e | {"teachers": [name]} for e in row["entities"] if e["score"] >= min_score] for row in rows)
         passages[name] = [row | {"entities": entities} for row, entities in zip(rows, sure, strict=True)]
@@ -68,7 +80,7 @@ def read_annotated(
         judged=read_rows(verdicts / "rows.parquet") if verdicts and is_judged else [],
     )  # fmt: skip
     untranslated = {row["label"] for row in translations if row["method"] == "english"}
-    return Annotated(passages, labels, untranslated, cuts, known)
+    return Annotated(passages, labels, untranslated, cuts, known, origin)
 
 # %% ../nbs/20_publish.ipynb #c28965cc
 def sound_rows(rows: list[dict], language: str) -> tuple[list[dict], list[dict]]:

@@ -59,8 +59,10 @@ def described(teacher: dict) -> str:
 _WEAK = " A weak teacher is a set of word lists and patterns, no language model: expect its errors."
 
 
-def annotated_by(annotator: str, teachers: Sequence[dict]) -> str:
-    "Who annotated a variant, as sentences."
+def annotated_by(annotator: str, teachers: Sequence[dict], imported: str = "") -> str:
+    "Who annotated a variant, as sentences; `imported`: the dataset that its rows are from, if they are."
+    if imported:
+        return f"The rows were imported from {plain(imported)}; who annotated them, that dataset says."
     who = [t for t in teachers if annotator in (t["name"], "merged")]
     note = _WEAK if any(t["kind"] == "weak" for t in who) else ""
     return f"Annotated by {' and '.join(map(described, who))}{', merged' if annotator == 'merged' else ''}.{note}"
@@ -77,9 +79,11 @@ _UNKNOWN = (
 )
 
 
-def licence_of(source: str, license: str) -> tuple[str, str]:
+def licence_of(source: str, license: str, card: str = "") -> tuple[str, str]:
     """The licence of the texts, for the head of a card, and a sentence about it: `license` if there is one, else that
-    of the sample or of FineWeb, else "unknown"."""
+    on the `card` of a dataset whose rows were imported, else that of the sample or of FineWeb, else "unknown"."""
+    if card and not license:
+        return card, f"The dataset that its rows are from is under {card}, says its card."
     of_fineweb = re.fullmatch(r"hub(:HuggingFaceFW/fineweb(-2|-edu)?([@/].*)?)?", source)
     own = {"sample": "apache-2.0"}.get(source, "odc-by" if of_fineweb else "unknown")
     name = license.lower() or own
@@ -159,6 +163,7 @@ def dataset_card(
     licence: tuple[str, str],  # of the texts: its name for the model hub, and a sentence about it
     known: dict[str, dict],  # language -> what is known of its merged annotations
     judge: str,  # who judged, if anybody did
+    imported: str = "",  # the dataset that the rows are from, if they were imported
 ) -> str:
     "The README of one variant, with a configuration for each language, the numbers of this run, and what it lacks."
     annotator, label_language, granularity = variant
@@ -166,14 +171,15 @@ def dataset_card(
     rows = sum(s["sentences"]["sentences"] if granularity == "sentences" else s["passages"] for s in mine)
     pretty_name = f"finerweb {plain(run)}, {plain(annotator)}, {label_language} labels, {granularity}"
     head = card_head(name=pretty_name, languages=[s["language"] for s in mine], rows=rows, licence=licence[0])
+    passage = "a passage, or a sentence where that dataset has sentences" if imported else "a passage"
     labels = "English" if label_language == "english" else "translated into the language of the text"
     lacks = [f"- {plain(name)}: {plain(why)[:300]}" for name, why in missing.items()]
     lacking = "\n".join(["The run lacks, and so does this dataset:", "", *lacks]) if lacks else ""
     of_merged = known if annotator == "merged" else {}
     parts = [
         f"{head}\n\n# Named entities in web text: {plain(run)}",
-        f"{annotated_by(annotator, teachers)} A row is {'a sentence' if granularity == 'sentences' else 'a passage'};"
-        f" labels are {labels}.",
+        f"{annotated_by(annotator, teachers, imported)}"
+        f" A row is {'a sentence' if granularity == 'sentences' else passage}; labels are {labels}.",
         f"Made with finerweb, after [FiNERweb](https://arxiv.org/abs/2512.13884). {licence[1]}",
         _FIELDS,
         _USE.format(folder="-".join(variant), language=mine[0]["language"]),
