@@ -21,7 +21,7 @@ import pyarrow as pa
 import yaml
 
 from ..data import Table
-from .checks import Fault, FaultyDataset, benchmark_texts, dataset_faults, leak_faults
+from .checks import Fault, FaultyDataset, LeakFinder, benchmark_texts, dataset_faults, leak_faults
 from ..source.documents import error_text, worth_retrying
 from ..source.files import file_problem
 
@@ -292,7 +292,7 @@ def push_dataset(
     repo: str,  # OWNER/NAME
     *,
     schemas: Sequence[pa.Schema],  # one of which each file must have
-    share: float,  # as `leak_faults` takes them
+    share: float,  # as `LeakFinder` takes them
     shortest: int,
     tests: Mapping[str, Sequence[str]] | None = None,  # test set -> its texts; None: as `benchmark_texts` finds them
     private: bool = True,
@@ -308,7 +308,7 @@ def push_dataset(
     if not any(fault.row == -1 for fault in faults):
         tests = benchmark_texts(folder) if tests is None else tests
         print(f"{folder.name} is compared with {', '.join(tests) or 'no test set'}")
-        faults += leak_faults(folder, tests, share=share, shortest=shortest)
+        faults += leak_faults(folder, LeakFinder(tests, share=share, shortest=shortest))
     return _push(folder, repo, "dataset", faults, private=private, dry_run=dry_run, revision=revision)
 
 
