@@ -10,7 +10,8 @@ __all__ = ['Annotated', 'read_annotated', 'tests_of_run', 'find_leaks', 'release
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from finerweb.dataset.rows import (
     preference_rows,
     read_labelled,
     released_rows,
+    translated,
     with_scores,
 )
 from .dataset.statistics import language_quality, sentence_statistics, set_statistics
@@ -112,29 +114,44 @@ def find_leaks(passages: Iterable[LabelledTexts], sentences: pa.Table, finder: L
 # %% ../nbs/20_publish.ipynb #7f14660f
 def released_texts(
     labelled: LabelledTexts, tokens: TokenTable, language: str, leaks: dict[str, str]
-) -> tuple[LabelledTexts, list[dict]]:
-    "(the texts that are released, the others as `Task.close` takes them): those in `leaks`, and the unsound ones."
+) -> tuple[LabelledTexts, pa.RecordBatch, list[dict]]:
+    "(the texts that are released, as rows, the others as `Task.close` takes them): the unsound and those in `leaks`."
     texts, names = (labelled.texts[column].to_pylist() for column in ("text", "id"))
     faults = {n: ("leak", leaks[text]) for n, text in enumerate(texts) if text in leaks}
-    rows = released_rows(labelled, tokens.of(labelled.texts["text"]), {})
+    rows = released_rows(labelled, tokens.of(labelled.texts["text"]))
     for n, field, problem in batch_faults(rows, language):
         faults.setdefault(int(n), ("unsound", f"{field} {problem}"))
     aside = [
         {"id": names[n], "language": language, "text": texts[n], "reason": reason, "detail": detail}
         for n, (reason, detail) in sorted(faults.items())
     ]
-    return labelled.with_texts(np.array([n not in faults for n in range(len(texts))], dtype=bool)), aside
+    kept = np.array([n not in faults for n in range(len(texts))], dtype=bool)
+    return labelled.with_texts(kept), rows.filter(pa.array(kept)) if aside else rows, aside
 
 # %% ../nbs/20_publish.ipynb #c3d8262b
+def write_variants(
+    folder: Path, language: str, annotated: Annotated, finder: LeakFinder
+) -> tuple[list[dict], int, list[dict]]:
+    "Writes a language's variants; (the statistics of each annotator, entities that sentences cut, rows kept aside)."
+    with ThreadPoolExecutor(1) as writer:  # compresses a file on another core while the next is made
+        files = []
+        outcome = _variants(
+            folder, language, annotated, finder, lambda *file: files.append(writer.submit(_write, *file))
+        )
+        for file in files:
+            file.result()
+    return outcome
+
+
 def _write(path: Path, rows: pa.RecordBatch) -> None:
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_batches([rows]), path, compression="zstd", row_group_size=1024, store_schema=False)
 
 
-def write_variants(
-    folder: Path, language: str, annotated: Annotated, finder: LeakFinder
+def _variants(
+    folder: Path, language: str, annotated: Annotated, finder: LeakFinder, write: Callable[[Path, pa.RecordBatch], None]
 ) -> tuple[list[dict], int, list[dict]]:
-    "Writes a language's variants; (the statistics of each annotator, entities that sentences cut, rows kept aside)."
+    "As `write_variants`, which says what `write` does."
     leaks = find_leaks(annotated.passages.values(), annotated.sentences, finder)
     texts = [labelled.texts["text"] for labelled in annotated.passages.values()] + [annotated.sentences["text"]]
     tokens = TokenTable((text for column in texts for text in column.to_pylist()), language)
@@ -142,21 +159,19 @@ def write_variants(
     for annotator, labelled in annotated.passages.items():
         parts = as_sentences(labelled, annotated.sentences)
         lost += len(labelled.row) - len(parts.row)
-        released, others = {}, {}
+        released, counts = {}, {}
         for granularity, some in (("passages", labelled), ("sentences", parts)):
-            released[granularity], others[granularity] = released_texts(some, tokens, language, leaks)
-            aside |= {(row["id"], row["detail"]): row for row in others[granularity]}
-        counts = {granularity: sum(row["reason"] == "leak" for row in rows) for granularity, rows in others.items()}
+            released[granularity], rows, others = released_texts(some, tokens, language, leaks)
+            aside |= {(row["id"], row["detail"]): row for row in others}
+            counts[granularity] = sum(row["reason"] == "leak" for row in others)
+            for label_language, labels in annotated.labels.items():
+                variant = folder / f"{annotator}-{label_language}-{granularity}" / language
+                write(variant / "train.parquet", translated(rows, labels) if labels else rows)
         numbers = set_statistics(released["passages"], language=language, annotator=annotator)
         numbers |= {"sentences": sentence_statistics(released["sentences"]), "leaks": counts}
         if "target" in annotated.labels:
             numbers["untranslated"] = len(annotated.untranslated & set(numbers["types"]))
         statistics.append(numbers)
-        for granularity, some in released.items():
-            of_texts = tokens.of(some.texts["text"])
-            for label_language, labels in annotated.labels.items():
-                variant = folder / f"{annotator}-{label_language}-{granularity}" / language
-                _write(variant / "train.parquet", released_rows(some, of_texts, labels))
     return statistics, lost, list(aside.values())
 
 # %% ../nbs/20_publish.ipynb #7a912e3b

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['RELEASED', 'PREFERENCES', 'LabelledTexts', 'labelled_texts', 'read_labelled', 'TokenTable', 'released_rows',
-           'with_scores', 'as_sentences', 'preference_rows']
+           'translated', 'with_scores', 'as_sentences', 'preference_rows']
 
 # %% ../../nbs/20_dataset/00_rows.ipynb #ef11a59b
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,13 @@ class TokenTable:
 
         self.number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         joined = "\n".join(self.number)
-        places = np.array(tokens(joined, language), dtype=np.int64).reshape(-1, 2)
+        places = np.fromiter(chain.from_iterable(tokens(joined, language)), dtype=np.int64).reshape(-1, 2)
         lengths = np.fromiter(map(len, self.number), dtype=np.int64, count=len(self.number))
         firsts = np.cumsum(lengths + 1) - lengths - 1
         row = np.searchsorted(firsts, places[:, 0], "right") - 1
-        words = pa.array([joined[start:end] for start, end in places.tolist()], pa.string())
-        start, end = (pa.array(edges - firsts[row]) for edges in places.T)
+        edges = zip(*places.T.tolist(), strict=True)
+        words = pa.array([joined[start:end] for start, end in edges], pa.string())
+        start, end = (pa.array(column - firsts[row]) for column in places.T)
         parts = pa.StructArray.from_arrays([start, end, words], ["start", "end", "word"])
         offsets = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=len(lengths)))))
         self.lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), parts)
@@ -132,22 +134,36 @@ def _token_spans(labelled: LabelledTexts, tokens: pa.ListArray) -> tuple[np.ndar
     return first - lower, stop - lower, first < stop
 
 
-def released_rows(labelled: LabelledTexts, tokens: pa.ListArray, labels: Mapping[str, str]) -> pa.RecordBatch:
-    "The texts as they are released, with their `tokens`, each label as `labels` translates it."
+def released_rows(labelled: LabelledTexts, tokens: pa.ListArray) -> pa.RecordBatch:
+    "The texts as they are released, with their `tokens`."
     count, types = len(labelled.texts), {field.name: field.type for field in RELEASED}
-    codes = labelled.about["label"].combine_chunks().dictionary_encode()
-    names = pa.array([labels.get(name, name) for name in codes.dictionary.to_pylist()], pa.string()).take(codes.indices)
-    about = [labelled.about[name].combine_chunks() for name in ("score", "probability", "teachers")]
-    spans = [pa.array(labelled.start), pa.array(labelled.end), names, *about]
+    about = {name: labelled.about[name].combine_chunks() for name in ("label", "score", "probability", "teachers")}
+    spans = [pa.array(labelled.start), pa.array(labelled.end), *about.values()]
     spans = pa.StructArray.from_arrays(spans, fields=list(_CHAR_SPAN))
     first, stop, touched = _token_spans(labelled, tokens)
-    places = [pa.array(first[touched]), pa.array(stop[touched]), names.filter(pa.array(touched))]
+    places = [pa.array(first[touched]), pa.array(stop[touched]), about["label"].filter(pa.array(touched))]
     places = pa.StructArray.from_arrays(places, fields=list(_TOKEN_SPAN))
     words = pa.ListArray.from_arrays(tokens.offsets, tokens.values.field("word"), type=types["tokens"])
     columns = {name: pc.fill_null(labelled.texts[name].combine_chunks(), "") for name in _TEXT} | {"tokens": words}
     columns["char_spans"] = _lists(labelled.row, spans, count, types["char_spans"])
     columns["token_spans"] = _lists(labelled.row[touched], places, count, types["token_spans"])
     return pa.RecordBatch.from_arrays([columns[name] for name in RELEASED.names], schema=RELEASED)
+
+# %% ../../nbs/20_dataset/00_rows.ipynb #0b0a40d5
+def translated(rows: pa.RecordBatch, labels: Mapping[str, str]) -> pa.RecordBatch:
+    "Released rows with each label as `labels` translates it, if it does."
+    columns = {name: rows[name] for name in rows.schema.names}
+    for name in ("char_spans", "token_spans"):
+        lists = columns[name]
+        kind = lists.type.value_type
+        parts = dict(zip(kind.names, lists.flatten().flatten(), strict=True))
+        codes = parts["label"].dictionary_encode()
+        words = pa.array([labels.get(label, label) for label in codes.dictionary.to_pylist()], pa.string())
+        parts["label"] = words.take(codes.indices)
+        spans = pa.StructArray.from_arrays(list(parts.values()), fields=list(kind))
+        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        columns[name] = _lists(np.repeat(np.arange(len(rows)), counts), spans, len(rows), lists.type)
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=rows.schema)
 
 # %% ../../nbs/20_dataset/00_rows.ipynb #7f0a5321
 def _highest(start: np.ndarray, end: np.ndarray, claims: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
