@@ -75,7 +75,8 @@ def card_faults(folder: Path, files: Sequence[str], repo_type: str) -> list[Faul
         head = card((folder / "README.md").read_text(encoding="utf-8")).data.to_dict()
     except (ValueError, TypeError, yaml.YAMLError) as error:
         return [Fault("README.md", -1, "", "card", f"its head cannot be read: {error_text(error)}")]
-    problems = [] if head.get("license") else ["license is missing in its head"]
+    needed = ["license"] if repo_type == "dataset" else ["license", "language"]
+    problems = [f"{name} is missing in its head" for name in needed if not head.get(name)]
     if repo_type == "dataset":
         configs = head.get("configs") or []
         patterns = [pattern for config in configs for pattern in _patterns(config)]
