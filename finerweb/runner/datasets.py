@@ -136,13 +136,13 @@ def push(
     """Sends a dataset, a filter or a student to the hub: checked first, private, and after a broken connection the same
     command goes on. The key is HF_TOKEN's, or that of the hub's own login."""
     from finerweb.dataset.push import push_dataset, push_model
-    from finerweb.dataset.rows import PREFERENCES, RELEASED
+    from finerweb.dataset.rows import SCHEMAS
 
     folder, words = dataset_folder(dataset, home), dict(private=not public, dry_run=dry_run, revision=revision)
     if model:
         sent = push_model(folder, repository, **words)
     else:
-        checks = dict(schemas=[RELEASED, PREFERENCES], share=0.8, shortest=20)
+        checks = dict(schemas=SCHEMAS, share=0.8, shortest=20)
         sent = push_dataset(folder, repository, **checks, **words)
     show_table(sent.table())
     if sent.note:

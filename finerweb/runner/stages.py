@@ -29,6 +29,7 @@ class Stage:
 
 
 _STAGES = (
+    Stage("30_benchmarks", ("benchmark",), ("test set",)),
     Stage("10_corpus", ("language",), ("source",)),
     Stage("11_rate", ("language", "teacher"), ("10_corpus",)),
     Stage("12_filter", ("filter",), ("11_rate",)),
@@ -41,11 +42,12 @@ _STAGES = (
     Stage("19_judge", ("language",), ("15_align", "16_merge")),
     Stage(
         "20_publish", (), (),
-        ("11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge"),
+        (
+            "11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge", "30_benchmarks",
+        ),
     ),  # fmt: skip
     Stage("21_export", (), ("20_publish",)),
     Stage("22_review", ("language",), ("20_publish",), ("19_judge",)),
-    Stage("30_benchmarks", ("benchmark",), ("test set",)),
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
     Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder", "34_gliner")),
