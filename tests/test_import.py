@@ -1,6 +1,7 @@
 """`finerweb import`: a released dataset as a run, from its files to a student's score, and what it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -177,8 +178,12 @@ def test_the_licence_of_another_dataset_goes_and_one_of_the_command_stays(tmp_pa
 
 def test_a_folder_in_a_profile_is_looked_for_beside_it_and_kept_whole(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"imported": "mine", "languages": ["swh"]}))
-    assert load_profile(str(tmp_path / "tiny.yaml")).imported == str(tmp_path / "mine")
+    more = {"imported": "mine", "languages": ["swh"], "license": "mit"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | more))
+    profile = load_profile(str(tmp_path / "tiny.yaml"))
+    assert profile.imported == str(tmp_path / "mine")
+    same = change_profile(profile, **UNCHANGED | dict(imported=os.path.relpath(tmp_path / "mine")))
+    assert (same.imported, same.license) == (str(tmp_path / "mine"), "mit"), "the same dataset by another path"
 
 
 WRONG = {

@@ -276,7 +276,9 @@ def _use_released(profile: Profile, released: str) -> None:
 
 
 def _use_imported(profile: Profile, source: str, license: str) -> None:
-    "Puts a released dataset in place of all that makes annotations."
+    "Puts a released dataset in place of all that makes annotations; another one than before has another licence."
+    folder = os.path.expanduser(source)
+    source = os.path.abspath(folder) if os.path.isdir(folder) else source
     if source != profile.imported:
         profile.imported, profile.license = source, license
     profile.source, profile.columns, profile.teachers, profile.filter = "sample", {}, [], {}
