@@ -196,7 +196,7 @@ def variants(tmp_path) -> tuple[Path, list[dict], list[dict]]:
     rows = [row | {"entities": [e for e in row["entities"] if row["text"][e["start"]].isalnum()]} for row in rows]
     passages = {name: labelled_texts(columns(rows)) for name in ("merged", "lexicon")}
     cuts = columns(cuts_of(rows), "18_sentences")
-    annotated = Annotated(passages, {"english": {}, "target": {"city": "ville"}}, set(), cuts, known={})
+    annotated = Annotated(passages, {"english": {}, "target": {"city": "ville"}}, set(), cuts, known={}, imported={})
     finder = LeakFinder({"mine": ["Oslo", LEAKED.upper()]}, share=0.8, shortest=20)
     statistics, _, aside = write_variants(tmp_path / "variants", "eng", annotated, finder)
     return tmp_path / "variants", statistics, aside
@@ -269,10 +269,9 @@ def test_the_papers_rows_and_reviewed_ones_can_be_pushed(tmp_path):
     plain = {name: row[name] for name in PAPER.names}
     plain["char_spans"] = [{name: span[name] for name in ("start", "end", "label")} for span in row["char_spans"]]
     numbers = dict(schemas=SCHEMAS, share=0.8, shortest=20, tests={}, dry_run=True)
-    (tmp_path / "a.jsonl").write_text(
-        '{"id": "eng_0", "text": %s, "reviewer": "A", "reviewed": true, "entities": [{"start": 2, "end": 9, "label": '
-        '"person"}]}' % json.dumps(text)
-    )
+    answer = {"id": "eng_0", "text": text, "reviewer": "A", "reviewed": True}
+    answer["entities"] = [{"start": 2, "end": 9, "label": "person"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps(answer))
     for name, rows, kind in (("paper", plain, PAPER), ("released", row, RELEASED)):
         folder = put(tmp_path / f"{name}-english-passages", [rows], kind)
         assert push_dataset(folder, "someone/lesson", **numbers).send

@@ -205,7 +205,7 @@ def with_scores(merged: LabelledTexts, claims: Mapping[str, LabelledTexts]) -> L
 def with_own_scores(
     imported: LabelledTexts, scores: Mapping[str, Sequence[tuple[float | None, float | None]]]
 ) -> LabelledTexts:
-    "Imported texts whose entities have the score and the probability of their dataset; `scores`: id -> pairs, by place."
+    "Imported texts whose entities have their dataset's score and probability; `scores`: id -> pairs, by place."
     counts, names = np.bincount(imported.row, minlength=len(imported.texts)), imported.texts["id"].to_pylist()
     pairs = [scores.get(name) or [(None, None)] * count for name, count in zip(names, counts, strict=True)]
     score, probability = (pa.array([p[n] for some in pairs for p in some], pa.float64()) for n in (0, 1))
