@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Aligner', 'aligners', 'faulty_mentions', 'compare_rules']
 
-# %% ../../nbs/70_studies/08_grounding.ipynb #4d41884c
+# %% ../../nbs/70_studies/08_grounding.ipynb #3167209a
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from ..align import align_mentions
 from ..data import Entity, Mention, Passage
 from ..weak.simulated import placement_counts, simulate_teacher
 
-# %% ../../nbs/70_studies/08_grounding.ipynb #a38c0af0
+# %% ../../nbs/70_studies/08_grounding.ipynb #1d8f331f
 Aligner = Callable[[str, list[Mention]], list[Entity]]
 
 
@@ -47,7 +47,7 @@ def aligners(*, langextract: bool) -> dict[str, Aligner]:
             rules[name] = partial(_by_langextract, WordAligner(), tokenizer, Extraction)
     return rules
 
-# %% ../../nbs/70_studies/08_grounding.ipynb #c92ac97f
+# %% ../../nbs/70_studies/08_grounding.ipynb #68b7ec05
 _Named = list[tuple[Passage, list[Mention], list[tuple[str, str] | None]]]  # passage, mentions, what each means
 
 
