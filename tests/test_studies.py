@@ -172,7 +172,7 @@ def cell(variant: str = "ours", **changed) -> Cell:
 def test_variants_differ_in_one_thing(run):
     rows = {
         v: cell_rows(run, cell(v), {}, min_score=0.5)[0]
-        for v in ("ours", "paper's merge", "only a", "only b", "any passages", "two languages", "no concepts", "one round")
+        for v in ("ours", "paper's merge", "only a", "only b", "any passages", "no concepts", "one round")
     }
     assert {len(r["entities"]) for r in rows["only a"]} == {1} and {len(r["entities"]) for r in rows["only b"]} == {2}
     chosen = {v: {r["id"].removesuffix("-s0") for r in some} for v, some in rows.items()}
