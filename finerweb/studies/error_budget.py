@@ -6,7 +6,7 @@
 __all__ = ['Judged', 'KINDS', 'calibration_error', 'reliability', 'Calibration', 'fit_calibration', 'spoilt',
            'lowest_quarter', 'merged_entities', 'judged']
 
-# %% ../../nbs/70_studies/07_error_budget.ipynb #63f661ec
+# %% ../../nbs/70_studies/07_error_budget.ipynb #58377aae
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from ..merge import merge_entities
 from ..models.agreement import learn_trust, logit
 from ..models.embeddings import label_cosine
 
-# %% ../../nbs/70_studies/07_error_budget.ipynb #77de32b2
+# %% ../../nbs/70_studies/07_error_budget.ipynb #9fcf7187
 Judged = list[tuple[float, bool]]  # of a passage: (probability, whether it is right) of each entity
 
 
@@ -45,7 +45,7 @@ def reliability(passages: Sequence[Judged], *, bins: int, resamples: int, seed: 
     row |= {"ECE": calibration_error(p, right, bins), "low": low, "high": high}
     return {k: float(v) for k, v in row.items()} | {"Brier": float(((p - right) ** 2).mean()) if len(p) else 0.0}
 
-# %% ../../nbs/70_studies/07_error_budget.ipynb #c7a251f8
+# %% ../../nbs/70_studies/07_error_budget.ipynb #e75b67b4
 @dataclass(frozen=True)
 class Calibration:
     "A probability's log-odds are multiplied by `slope`, and `offset` is added. The default leaves them as they are."
@@ -74,7 +74,7 @@ def fit_calibration(passages: Sequence[Judged], *, pull: float) -> Calibration:
         numbers = numbers - step * min(1.0, 1.0 / np.abs(step).max(initial=1e-12))
     return Calibration(max(0.0, float(numbers[0])), float(numbers[1]))
 
-# %% ../../nbs/70_studies/07_error_budget.ipynb #4a7ca0a7
+# %% ../../nbs/70_studies/07_error_budget.ipynb #2335d9ec
 KINDS = ("label", "edge", "invented")
 
 
@@ -113,7 +113,7 @@ def lowest_quarter(entities: Sequence[tuple[float, bool]]) -> float:
         inside += share * sum(is_marked for q, is_marked in entities if q == p)
     return inside / marked if marked else 0.0
 
-# %% ../../nbs/70_studies/07_error_budget.ipynb #37d9f1db
+# %% ../../nbs/70_studies/07_error_budget.ipynb #73a100cb
 def merged_entities(
     passages: Sequence[Passage], tables: Mapping[str, Sequence[list[Entity]]], *, prior: float, prior_weight: float
 ) -> list[list[Entity]]:

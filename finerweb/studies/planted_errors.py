@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTS', 'Judge', 'plant', 'count_found', 'found_table', 'examine']
 
-# %% ../../nbs/70_studies/09_planted_errors.ipynb #6fb22cc1
+# %% ../../nbs/70_studies/09_planted_errors.ipynb #a33c031c
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..data import Passage
 from .error_budget import spoilt
 
-# %% ../../nbs/70_studies/09_planted_errors.ipynb #397e3f7e
+# %% ../../nbs/70_studies/09_planted_errors.ipynb #d6a37847
 LISTS = {"left out": "missing", "invented": "extra", "label": "wrong", "edge": "wrong"}  # kind -> the judge's list
 _Named = tuple[str, str]  # text and label of an entity
 
@@ -34,7 +34,7 @@ def plant(
         named[kind].append((passage.text[start:end], label))
     return replace(passage, entities=tuple(entities)), named
 
-# %% ../../nbs/70_studies/09_planted_errors.ipynb #ba8ace0f
+# %% ../../nbs/70_studies/09_planted_errors.ipynb #3cb0b9c8
 _SIDES = ("extra", "wrong")
 
 
@@ -85,7 +85,7 @@ def found_table(counts: Counter) -> list[dict]:
         rows.append(row | {"list": name, "entries": entries, "precision": precision})
     return rows
 
-# %% ../../nbs/70_studies/09_planted_errors.ipynb #4530b83a
+# %% ../../nbs/70_studies/09_planted_errors.ipynb #02c78af8
 Judge = Callable[[list[dict]], list[dict]]
 
 
