@@ -6,7 +6,7 @@
 __all__ = ['LABELS', 'drawn', 'merged_by_paper', 'annotated', 'training_sentences', 'Cell', 'cell_rows', 'span_counts',
            'train_cell', 'run_cell', 'fingerprint', 'read_results', 'run_grid', 'worth_table']
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #02b8acd7
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #ec34b8f7
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from ..dataset.rows import sentences_of
 from ..merge import merge_entities
 from ..models.embeddings import label_cosine
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #1294a0b5
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #d9ba639b
 def drawn(rows: Sequence[dict], passages: int, *, any_passages: bool, seed: int) -> list[dict]:
     """So many of `rows` of 13_select, of those above one half unless `any_passages`. Raises ValueError where there are
     too few."""
@@ -49,7 +49,7 @@ def merged_by_paper(run: Path, language: str, *, overlap: float, similarity: flo
         merged.append({"id": name} | {side: [entity_row(e) for e in some] for side, some in sides.items()})
     return merged
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #a5db06c6
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #1f868eea
 def annotated(run: Path, language: str, variant: str, *, min_score: float) -> dict[str, dict]:
     "Id of a passage -> its `entities` and `undecided` in this variant. Raises ValueError for an unknown variant."
     if variant in ("ours", "any passages", "two languages", "no concepts"):
@@ -93,7 +93,7 @@ def training_sentences(
         sentences += [sentence | {"undecided": doubtful["entities"]} for sentence, doubtful in pairs]
     return sentences
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #144b32c3
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #0e69e309
 LABELS = ("person", "location", "organization")
 
 
@@ -135,7 +135,7 @@ def span_counts(passages: Sequence[Passage], predicted: Sequence[Sequence]) -> l
         counts.append([len(gold), len(said), len(gold & said)])
     return counts
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #65b871a2
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #5b09f5ec
 def train_cell(run: Path, cell: Cell, rows: Sequence[dict]) -> tuple[object, float, int]:
     "The student of a cell, its threshold, and the entities that it could not learn."
     import torch
@@ -180,7 +180,7 @@ def run_cell(run: Path, cell: Cell, rows: Sequence[dict], tests: dict[str, Seque
     entities = sum(len(row["entities"]) for row in rows)
     return {"minutes": minutes, "entities": entities, "missed": missed, "threshold": threshold, "counts": counts}
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #620c75ba
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #05fc0ce6
 def fingerprint(rows: Sequence[dict]) -> str:
     "16 hexadecimal digits that stand for the text and annotations of `rows`."
     kept = [[row["text"], row["entities"], row["undecided"]] for row in rows]
@@ -215,7 +215,7 @@ def run_grid(
         grid.append(results[key])
     return grid
 
-# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #ac540d02
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #358364ed
 def _f1(sums: np.ndarray) -> np.ndarray:
     "F1 of counts [..., 3]: gold, predicted, right."
     return 2 * sums[..., 2] / np.maximum(1, sums[..., 0] + sums[..., 1])
