@@ -221,7 +221,7 @@ def test_no_variant_holds_a_test_text_and_the_rest_is_there(variants, tmp_path):
     for numbers in statistics:
         assert numbers["leaks"] == {"passages": len(leaking), "sentences": len(parts)}
         assert numbers["passages"] == 9 - len(leaking)
-    (note,) = notes_on(aside)
+    (note,) = notes_on(aside, [])
     assert note.startswith(f"{len(aside)} rows hold a text of a test set and are kept aside, such as eng_")
 
 
@@ -269,10 +269,9 @@ def test_the_papers_rows_and_reviewed_ones_can_be_pushed(tmp_path):
     plain = {name: row[name] for name in PAPER.names}
     plain["char_spans"] = [{name: span[name] for name in ("start", "end", "label")} for span in row["char_spans"]]
     numbers = dict(schemas=SCHEMAS, share=0.8, shortest=20, tests={}, dry_run=True)
-    (tmp_path / "a.jsonl").write_text(
-        '{"id": "eng_0", "text": %s, "reviewer": "A", "reviewed": true, "entities": [{"start": 2, "end": 9, "label": '
-        '"person"}]}' % json.dumps(text)
-    )
+    answer = {"id": "eng_0", "text": text, "reviewer": "A", "reviewed": True}
+    answer["entities"] = [{"start": 2, "end": 9, "label": "person"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps(answer))
     for name, rows, kind in (("paper", plain, PAPER), ("released", row, RELEASED)):
         folder = put(tmp_path / f"{name}-english-passages", [rows], kind)
         assert push_dataset(folder, "someone/lesson", **numbers).send
