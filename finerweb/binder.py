@@ -215,6 +215,9 @@ def model_card(
         f"F1 {counts['held_out_f1']} against the teachers' own labels on {counts['held_out']} sentences held out, at"
         f" the threshold {model.config.threshold:.3f}. That says how well it learnt its teachers, not how right they"
         " are: score it on human labels (`finerweb`, stage 35_evaluate) before you rely on it.",
-        model_end("Texts of FineWeb and FineWeb-2 are under ODC-By 1.0."),
+        model_end(
+            "Texts of FineWeb and FineWeb-2 are under ODC-By 1.0.",
+            "It finds names of people. Whoever uses it for that has to mind their privacy and the law.",
+        ),
     ]
     return "\n".join(lines)

@@ -232,16 +232,18 @@ def write_filters(
     return names
 
 # %% ../nbs/20_publish.ipynb #b06565c2
-def notes_on(aside: Sequence[dict]) -> list[str]:
-    "What a run's summary says of rows that are kept aside."
+def notes_on(aside: Sequence[dict], missing: Iterable[str]) -> list[str]:
+    "What a run's summary says of rows that are kept aside, and of test sets that were `missing`."
     said = {"leak": "rows hold a text of a test set", "unsound": "rows are not sound"}
     firsts = {row["reason"]: row for row in reversed(aside)}
     counts = Counter(row["reason"] for row in aside)
-    return [
+    notes = [
         f"{counts[reason]:,} {words} and are kept aside, such as {firsts[reason]['id']}: {firsts[reason]['detail']}"
         for reason, words in said.items()
         if counts[reason]
     ]
+    tests = [name for name in missing if name.startswith("30_benchmarks/")]
+    return [*notes, f"texts of test sets that are not there may be in it: {', '.join(tests)}"] if tests else notes
 
 
 def write_cards(

@@ -221,7 +221,7 @@ def test_no_variant_holds_a_test_text_and_the_rest_is_there(variants, tmp_path):
     for numbers in statistics:
         assert numbers["leaks"] == {"passages": len(leaking), "sentences": len(parts)}
         assert numbers["passages"] == 9 - len(leaking)
-    (note,) = notes_on(aside)
+    (note,) = notes_on(aside, [])
     assert note.startswith(f"{len(aside)} rows hold a text of a test set and are kept aside, such as eng_")
 
 

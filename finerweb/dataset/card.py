@@ -266,7 +266,7 @@ tokenizer, model = load_filter("{plain(name)}")  # or the folder this file lies 
 score_passages([text], tokenizer, model, batch=32, max_length=512)
 ```
 
-{model_end(licence[1])}"""
+{model_end(licence[1], "A passage that it refuses may be good text: it looks for names only.")}"""
 
 # %% ../../nbs/20_dataset/02_card.ipynb #3ed84f44
 def citation_file(title: str) -> str:

@@ -69,12 +69,12 @@ _LIMITS = """## Limits
 - It learned from labels that machines made on public web pages, and repeats their errors and their bias: who writes
   much on the web is known best.
 - It is sure of itself where its teachers agreed, not where they were right.
-- Texts in other languages or letters than those above, speech, and very short texts were not in its training.
-- It finds names of people. Whoever uses it for that has to mind their privacy and the law."""
+- Texts in other languages or letters than those above, speech, and very short texts were not in its training."""
 
 
-def model_end(licence: str) -> str:
-    "The last sections of a model's card; `licence`: sentences about the texts that it learned from."
+def model_end(licence: str, limit: str) -> str:
+    """The last sections of a model's card; `licence`: sentences about the texts that it learned from, `limit`: one more,
+    of its kind."""
     weights = "The weights come from the encoders named above and from web text with labels by the teachers: mind the"
     licences = f"{weights} licences of the encoders and the terms of the teachers. {licence}".rstrip()
-    return f"{_LIMITS}\n\n## Licence\n\n{licences}\n\n## Citation\n\n```bibtex\n{CITATION}\n```\n"
+    return f"{_LIMITS}\n- {limit}\n\n## Licence\n\n{licences}\n\n## Citation\n\n```bibtex\n{CITATION}\n```\n"
