@@ -133,15 +133,15 @@ def statement(record: RunRecord) -> tuple[bool, str]:
     theirs = all(any(name in str(t.get("model", "")).lower() for t in chat) for name in _PAPER_TEACHERS)
     is_papers = theirs and len(rows) >= 91 and min(rows) >= 2400
     if is_papers:
-        return True, "This run has the paper's teachers, languages and sizes. Its numbers may stand beside the paper's."
+        return True, "This run has the paper's teachers, languages and sizes: its numbers may stand beside it."
     if not teachers:
         who = "It has no teachers yet."
     elif chat:
         who = f"{len(chat)} of its {len(teachers)} teachers are language models ({', '.join(map(described, chat))})."
     else:
-        who = "No language model took part: its teachers are rules and word lists, or students trained on what they said."
+        who = "No language model took part: its teachers are rules and word lists, or students trained on them."
     size = f"{len(rows)} languages with {sum(rows):,} passages have been selected; the paper has 91 with 226,000."
-    return False, f"These are not the paper's results. {who} {size} Its numbers say what this run is worth, nothing else."
+    return False, f"These are not the paper's results. {who} {size} Its numbers are about this run alone."
 
 # %% ../../nbs/52_overview/02_made_of.ipynb #a0ba5768
 def spending(home: Path) -> list[dict]:

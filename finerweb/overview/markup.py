@@ -37,7 +37,8 @@ def _row_attributes(row: Mapping) -> str:
 
 def table_html(rows: Sequence[Mapping], caption: str) -> str:
     "A table with its caption, which scrolls sideways where the screen is narrow."
-    filled = [name for name in dict.fromkeys(n for row in rows for n in row) if any(_is_there(r.get(name)) for r in rows)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    filled = [name for name in names if any(row.get(name) not in (None, "", []) for row in rows)]
     if not filled:
         return f"<p>{escaped(caption)}: nothing yet.</p>"
     numbers, heads, lines = Table({name: row.get(name) for name in filled} for row in rows).read()
@@ -47,12 +48,9 @@ def table_html(rows: Sequence[Mapping], caption: str) -> str:
     for row, (first, *others) in zip(rows, lines, strict=True):
         cells = "".join(f"<td{kind}>{escaped(c)}</td>" for kind, c in zip(kinds[1:], others, strict=True))
         body.append(f'<tr{_row_attributes(row)}><th scope="row"{kinds[0]}>{escaped(first)}</th>{cells}</tr>')
-    table = f"<table><caption>{escaped(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(caption)}">{table}</div>'
-
-
-def _is_there(value: object) -> bool:
-    return value is not None and value != "" and value != []
+    title, head, lines = escaped(caption), f"<thead><tr>{head}</tr></thead>", "".join(body)
+    table = f"<table><caption>{title}</caption>{head}<tbody>{lines}</tbody></table>"
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">{table}</div>'
 
 
 def folded(summary: str, markup: str, *, is_open: bool = False, attributes: str = "") -> str:
@@ -86,7 +84,8 @@ def funnel_html(rows: Sequence[Mapping]) -> str:
             cells.append(f'<td class="n">{row["count"]:,} <small>{escaped(row["unit"])}</small></td>')
             cells.append(f"<td>{_bar(row['count'] / largest)}<small>{escaped(drops)}</small></td>")
             lines.append(f"<tr>{''.join(cells)}</tr>")
-        heads = "".join(f'<th scope="col"{k}>{h}</th>' for h, k in (("step", ""), ("count", ' class="n"'), ("what was dropped", "")))
+        columns = ("step", ""), ("count", ' class="n"'), ("what was dropped", "")
+        heads = "".join(f'<th scope="col"{kind}>{name}</th>' for name, kind in columns)
         head = f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead>"
         if lines:
             parts.append(f'<table class="funnel">{head}<tbody>{"".join(lines)}</tbody></table>')
@@ -100,7 +99,8 @@ def needed_arcs(reads: Mapping[str, Sequence[str]], stages: Sequence[str]) -> li
     reached: dict[str, set[str]] = {}
     for stage in stages:
         reached[stage] = below[stage].union(*(reached[r] for r in below[stage]))
-    return [(r, s) for s in stages for r in sorted(below[s]) if not any(r in reached[other] for other in below[s] - {r})]
+    implied = {s: set().union(*(reached[r] for r in below[s])) for s in stages}
+    return [(r, s) for s in stages for r in sorted(below[s] - implied[s])]
 
 
 _MARKS = {
@@ -121,15 +121,18 @@ def stage_graph(record: RunRecord) -> str:
     for read, reader in needed_arcs(record.reads, stages):
         top, bottom = at[read], at[reader]
         bend = _GUTTER - 8 - min(80, 10 * (bottom - top) / _LINE)
-        parts.append(f'<path d="M{_GUTTER - 8} {top}C{bend:.0f} {top} {bend:.0f} {bottom} {_GUTTER - 8} {bottom}" class="arc"/>')
+        curve = f"M{_GUTTER - 8} {top}C{bend:.0f} {top} {bend:.0f} {bottom} {_GUTTER - 8} {bottom}"
+        parts.append(f'<path d="{curve}" class="arc"/>')
     for stage in stages:
         states = [o.state for o in record.outputs if o.stage == stage]
         worst = next(state for state in ("failed", "waits", "missing", "old", "done") if state in states)
         counts = ", ".join(f"{states.count(state):,} {state}" for state in STATES if state in states)
         y, x = at[stage], _GUTTER
         parts.append(_MARKS[worst].format(x=x, y=y, top=y - 6, left=x - 5))
-        parts.append(f'<text x="{x + 14}" y="{y + 5}">{escaped(stage)} <tspan class="faint" dx="4">{escaped(counts)}</tspan></text>')
+        about = f'<tspan class="faint" dx="4">{escaped(counts)}</tspan>'
+        parts.append(f'<text x="{x + 14}" y="{y + 5}">{escaped(stage)} {about}</text>')
         words.append(f"{stage}: {counts}")
     size = f'viewBox="0 0 {_WIDTH} {14 + _LINE * len(stages)}"'
-    about = f"<title>Stages of the run</title><desc>{escaped('; '.join(words))}</desc>"
-    return f'<svg class="graph" role="img" aria-label="Stages of the run and their states" {size}>{about}{"".join(parts)}</svg>'
+    about = f"<desc>{escaped('; '.join(words))}</desc>"
+    role = 'role="img" aria-label="Stages of the run and their states"'
+    return f'<svg class="graph" {role} {size}>{about}{"".join(parts)}</svg>'

@@ -15,8 +15,24 @@ from collections.abc import Callable, Sequence
 
 from ..data import Passage, asset
 from .made_of import hash_rows, made_of, provenance, spending, statement
-from .markup import escaped, folded, folding_table, funnel_html, language_words, stage_graph, table_html
-from .numbers import funnel, language_rows, stage_rows, student_rows, teacher_rows, training_rows
+from finerweb.overview.markup import (
+    escaped,
+    folded,
+    folding_table,
+    funnel_html,
+    language_words,
+    stage_graph,
+    table_html,
+)  # fmt: skip
+from finerweb.overview.numbers import (
+    funnel,
+    funnel_by_language,
+    language_rows,
+    stage_rows,
+    student_rows,
+    teacher_rows,
+    training_rows,
+)  # fmt: skip
 from .record import STATES, RunRecord, faults, remarks
 from .results import Result, embedded, examples, picture_width, results_in
 
@@ -31,7 +47,8 @@ def part_html(name: str, title: str, make: Callable[[], str]) -> str:
     except _DAMAGE as error:
         why = f"{type(error).__name__}: {error}"
         body = f'<p class="bad">This part cannot be shown; an output that it needs is damaged.</p><p>{escaped(why)}</p>'
-    return f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escaped(title)}</h2>{body}</section>'
+    heading = f'<h2 id="{name}-title">{escaped(title)}</h2>'
+    return f'<section id="{name}" aria-labelledby="{name}-title">{heading}{body}</section>'
 
 
 def _paragraph(text: str) -> str:
@@ -45,20 +62,23 @@ def state_html(record: RunRecord) -> str:
     words = known + "; ".join(f"{state}: {meaning}" for state, meaning in STATES.items() if state in used) + "."
     rows, notes = faults(record), remarks(record)
     parts = [_paragraph(words)]
-    parts.append(f'<div class="state">{stage_graph(record)}{folded("Stages in numbers", table_html(stage_rows(record), "Stages"))}</div>')
+    numbers = folded("Stages in numbers", table_html(stage_rows(record), "Stages"), is_open=True)
+    parts.append(f'<div class="state">{stage_graph(record)}{numbers}</div>')
     good = "Nothing is missing and nothing failed." if record.is_planned else "Nothing failed."
     parts.append(folding_table(rows, "Missing and failed, with the reasons") if rows else _paragraph(good))
     parts.append(folding_table(notes, "Remarks of the stages", most=8) if notes else "")
     return "".join(parts)
 
-# %% ../../nbs/52_overview/05_page.ipynb #f9083041
+# %% ../../nbs/52_overview/05_page.ipynb #3d44648d
+_SCORES = """Kept by the merge: of what a teacher said, the share whose span is in the merged set. Teachers are not scored
+on test sets, unless they are students of a first round. Held-out sentences have the teachers' labels: F1 on them says
+how well a student imitates its teachers; F1 on a test set, how well it finds what people marked."""
+
+
 def people_html(record: RunRecord) -> str:
     "Teachers, students and their scores."
-    about = "Kept by the merge: of what a teacher said, the share whose span is in the merged set. A teacher has no other score here: "
-    about += "test sets with human labels are for students. Held-out sentences have the teachers' labels, so F1 on them says how well a student "
-    about += "imitates; F1 on a test set, how well it finds what people marked."
     scored = student_rows(record)
-    parts = [_paragraph(about), folding_table(teacher_rows(record), "Teachers")]
+    parts = [_paragraph(_SCORES), folding_table(teacher_rows(record), "Teachers")]
     parts.append(folding_table(training_rows(record), "Students and what they learned from"))
     parts.append(folding_table(scored, "Students on human labels: strict micro F1 with its interval", most=30))
     return "".join(parts)
@@ -79,7 +99,8 @@ def costs_html(record: RunRecord) -> str:
 
 def examples_html(passages: Sequence[Passage], unread: Sequence[str]) -> str:
     "Passages with their entities marked, the first ones unfolded."
-    parts = [_paragraph("One passage a language, merged from all teachers. They show what the data looks like and measure nothing.")]
+    about = "One passage a language, merged from all teachers. They show what the data looks like and measure nothing."
+    parts = [_paragraph(about)]
     for n, passage in enumerate(passages):
         words = language_words(passage.language)
         body = f'<div class="passage">{passage._repr_html_()}</div>'
@@ -99,7 +120,8 @@ def result_html(result: Result) -> str:
     if not result.picture:
         return f"<h3>{escaped(result.title)}</h3>{about}{folding_table(result.rows, result.title)}{left}"
     width = picture_width(result.picture)
-    image = f'<img alt="{escaped(result.alt)}" src="{embedded(result.picture)}"' + (f' width="{width}">' if width else ">")
+    size = f' width="{width}"' if width else ""
+    image = f'<img alt="{escaped(result.alt)}" src="{embedded(result.picture)}" decoding="async"{size}>'
     look, name = ("picture wide" if width > _WIDE else "picture"), escaped(result.title)
     numbers = folded(f"{result.title}: the numbers", table_html(result.rows, result.title)) if result.rows else ""
     caption = f"<figcaption><b>{name}</b>{escaped(result.about)}</figcaption>"
@@ -113,10 +135,10 @@ def results_html(record: RunRecord, *, pictures: bool) -> str:
     parts = []
     for output in record.finished(*stages):
         results = [r for r in results_in(output.folder) if bool(r.picture) == pictures]
-        study = f"{_study(output.name)}" if output.stage < "50" and results else ""
+        study = _study(output.name) if output.stage < "50" and results else ""
         parts += [f"<h3>{escaped(study)}</h3>" if study else "", *map(result_html, results)]
     lacks = [f"{o.name}: {o.error or STATES[o.state]}" for o in record.of(*stages) if not o.meta]
-    parts += [_paragraph(f"Not there: {reason}") for reason in lacks if ("table" in reason) != pictures]
+    parts += [_paragraph(f"Not there: {reason}") for reason in lacks if reason.startswith("51_tables") != pictures]
     return "".join(parts) or _paragraph("No stage has written any yet.")
 
 
@@ -137,12 +159,13 @@ def _facts(record: RunRecord) -> str:
     steps = {(row["step"], row["unit"]): row["count"] for row in funnel(record)}
     done = sum(o.state == "done" for o in record.outputs)
     failed = sum(o.state == "failed" for o in record.outputs)
-    best = max((row["F1"] for row in student_rows(record)), default=None)
+    best = max(student_rows(record), key=lambda row: row["F1"], default=None)
     facts = {"outputs done": f"{done:,} of {len(record.outputs):,}", "failed": f"{failed:,}" if failed else ""}
     facts |= {"languages": f"{len(record.languages):,}"}
     for name, step in (("passages merged", ("merged", "passages")), ("entities merged", ("merged", "entities"))):
         facts[name] = f"{steps[step]:,}" if step in steps else "none yet"
-    facts["best F1 of a student on a test set"] = "" if best is None else f"{best:.3f}"
+    if best:
+        facts[f"best F1: {best['student']} on {best['test set']}"] = f"{best['F1']:.3f}"
     facts["hours of work"] = f"{sum(o.meta['seconds'] for o in record.outputs if o.meta) / 3600:,.1f}"
     return "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items() if v)
 
@@ -151,8 +174,10 @@ def _head(record: RunRecord) -> str:
     is_papers, words = statement(record)
     about = str(record.profile.get("description") or "")
     look = "said papers" if is_papers else "said"
-    whole = "" if all(o.state == "done" for o in record.outputs) and record.outputs else " The run is not whole: see State."
-    return f'<p>{escaped(about)}</p><div class="{look}" role="note"><p>{escaped(words + whole)}</p></div><dl class="facts">{_facts(record)}</dl>'
+    is_whole = bool(record.outputs) and all(o.state == "done" for o in record.outputs)
+    note = escaped(words if is_whole else f"{words} The run is not whole: see State.")
+    said = f'<div class="{look}" role="note"><p>{note}</p></div>'
+    return f'<p>{escaped(about)}</p>{said}<dl class="facts">{_facts(record)}</dl>'
 
 
 PARTS = {
@@ -167,6 +192,10 @@ PARTS = {
     "costs": "Costs",
     "provenance": "Provenance",
 }
+_QUALITY = """Placed: the share of the teachers' mentions that was found in the text. Agreed: of their annotations, the share
+that all of them have exactly; the more teachers, the harder. Likely: the mean probability, by the merge's own reckoning,
+that an entity is right. Faithfulness and completeness, 1 to 5, are the judge's; without a judge they say how far the
+teachers agree. None of this was measured against people."""
 
 # %% ../../nbs/52_overview/05_page.ipynb #d869c505
 def report_page(
@@ -176,12 +205,12 @@ def report_page(
     longest: int,  # characters of an example
 ) -> str:
     "The HTML of a run's report."
-    quality = "Likely: the mean probability, by the merge's reckoning, that an entity is right. Nobody has checked it."
     makers: dict[str, Callable[[], str]] = {
         "made": lambda: table_html(made_of(record), "The paper's models and sizes, and this run's"),
         "state": lambda: state_html(record),
-        "funnel": lambda: funnel_html(funnel(record)),
-        "languages": lambda: _paragraph(quality) + folding_table(language_rows(record), "Languages", most=24),
+        "funnel": lambda: funnel_html(funnel(record))
+        + folded("Every step by language", table_html(funnel_by_language(record), "Steps by language")),
+        "languages": lambda: _paragraph(_QUALITY) + folding_table(language_rows(record), "Languages", most=24),
         "students": lambda: people_html(record),
         "figures": lambda: results_html(record, pictures=True),
         "tables": lambda: results_html(record, pictures=False),

@@ -82,7 +82,7 @@ def results_in(folder: Path) -> list[Result]:
     index = read_index(folder)
     there = sorted({p.stem for p in folder.iterdir() if p.suffix in (".svg", ".png", ".csv")})
     results = []
-    for name in [*(n for n in index if n in there), *(n for n in there if n not in index)]:
+    for name in sorted(there, key=lambda name: list(index).index(name) if name in index else len(index)):
         entry, (title, about) = index.get(name, {}), _heading(folder / f"{name}.md")
         rows, more = read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else ([], 0)
         title = str(entry.get("title") or title or name.replace("_", " ").capitalize())
