@@ -5,16 +5,24 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../nbs/52_report.ipynb #12af4b27
+# %% ../nbs/52_report.ipynb #e6d221f5
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from .data import write_text
-from .languages import use_languages_of
+from .languages import Language, use_languages
 from .overview.page import report_page
 from .overview.record import read_run
 
-# %% ../nbs/52_report.ipynb #f314e31b
+# %% ../nbs/52_report.ipynb #e65d0435
+def _use_own_languages(profile: Mapping) -> None:
+    "Takes the languages that a run's profile describes; a profile that is damaged has none."
+    rows, names = profile.get("own_languages"), {field.name for field in fields(Language)}
+    is_sound = isinstance(rows, list) and all(isinstance(row, dict) and set(row) == names for row in rows)
+    use_languages(rows if is_sound else [])
+
+
 def write_report(
     run: Path,  # the folder of the run
     path: Path,  # of the page
@@ -25,8 +33,8 @@ def write_report(
     old: frozenset[str] = frozenset(),  # names of the outputs that are out of date
 ) -> dict[str, int]:
     "Writes the page of a run; outputs counted by state, and the page's bytes. Raises FileNotFoundError."
-    use_languages_of(run)
     record = read_run(run, planned, old=old)
+    _use_own_languages(record.profile)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, report_page(record, among=among, longest=longest))
     states = [o.state for o in record.outputs]

@@ -69,10 +69,11 @@ def state_html(record: RunRecord) -> str:
     parts.append(folding_table(notes, "Remarks of the stages", most=8) if notes else "")
     return "".join(parts)
 
-# %% ../../nbs/52_overview/05_page.ipynb #3d44648d
-_SCORES = """Kept by the merge: of what a teacher said, the share whose span is in the merged set. Teachers are not scored
-on test sets, unless they are students of a first round. Held-out sentences have the teachers' labels: F1 on them says
-how well a student imitates its teachers; F1 on a test set, how well it finds what people marked."""
+# %% ../../nbs/52_overview/05_page.ipynb #97381de8
+_SCORES = """
+Kept by the merge: of what a teacher said, the share whose span is in the merged set. Teachers are not scored on
+test sets, unless they are students of a first round. Held-out sentences have the teachers' labels: F1 on them
+says how well a student imitates its teachers; F1 on a test set, how well it finds what people marked."""
 
 
 def people_html(record: RunRecord) -> str:
@@ -104,7 +105,8 @@ def examples_html(passages: Sequence[Passage], unread: Sequence[str]) -> str:
     for n, passage in enumerate(passages):
         words = language_words(passage.language)
         body = f'<div class="passage">{passage._repr_html_()}</div>'
-        about = f"{words}: {len(passage.entities)} entities"
+        count = len(passage.entities)
+        about = f"{words}: {count} {'entity' if count == 1 else 'entities'}"
         parts.append(folded(about, body, is_open=n < 5, attributes=f' data-language="{escaped(words)}"'))
     parts += [f'<p class="bad">{escaped(f"cannot be read: {reason}")}</p>' for reason in unread]
     return "".join(parts) if passages or unread else _paragraph("No language has been merged yet.")
@@ -192,10 +194,11 @@ PARTS = {
     "costs": "Costs",
     "provenance": "Provenance",
 }
-_QUALITY = """Placed: the share of the teachers' mentions that was found in the text. Agreed: of their annotations, the share
-that all of them have exactly; the more teachers, the harder. Likely: the mean probability, by the merge's own reckoning,
-that an entity is right. Faithfulness and completeness, 1 to 5, are the judge's; without a judge they say how far the
-teachers agree. None of this was measured against people."""
+_QUALITY = """
+Placed: the share of the teachers' mentions that was found in the text. Agreed: of their annotations, the share
+that all of them have exactly; the more teachers, the harder. Likely: the mean probability, by the merge's own
+reckoning, that an entity is right. Faithfulness and completeness, 1 to 5, are the judge's; without a judge they
+say how far the teachers agree. None of this was measured against people."""
 
 # %% ../../nbs/52_overview/05_page.ipynb #d869c505
 def report_page(
