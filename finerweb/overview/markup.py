@@ -35,6 +35,9 @@ def _row_attributes(row: Mapping) -> str:
     return "".join(words)
 
 
+_MANY = 10  # columns, beyond which a print has smaller letters
+
+
 def table_html(rows: Sequence[Mapping], caption: str) -> str:
     "A table with its caption, which scrolls sideways where the screen is narrow."
     names = dict.fromkeys(name for row in rows for name in row)
@@ -49,7 +52,8 @@ def table_html(rows: Sequence[Mapping], caption: str) -> str:
         cells = "".join(f"<td{kind}>{escaped(c)}</td>" for kind, c in zip(kinds[1:], others, strict=True))
         body.append(f'<tr{_row_attributes(row)}><th scope="row"{kinds[0]}>{escaped(first)}</th>{cells}</tr>')
     title, head, lines = escaped(caption), f"<thead><tr>{head}</tr></thead>", "".join(body)
-    table = f"<table><caption>{title}</caption>{head}<tbody>{lines}</tbody></table>"
+    many = ' class="many"' if len(filled) > _MANY else ""
+    table = f"<table{many}><caption>{title}</caption>{head}<tbody>{lines}</tbody></table>"
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">{table}</div>'
 
 

@@ -120,10 +120,11 @@ def result_html(result: Result) -> str:
     about = _paragraph(result.about) if result.about else ""
     left = _paragraph(f"{result.left_out:,} more rows stand in {result.name}.csv") if result.left_out else ""
     if not result.picture:
-        return f"<h3>{escaped(result.title)}</h3>{about}{folding_table(result.rows, result.title)}{left}"
+        table = folding_table(result.rows, result.title) if result.rows else ""
+        return f"<h3>{escaped(result.title)}</h3>{about}{table}{left}"
     width = picture_width(result.picture)
     size = f' width="{width}"' if width else ""
-    image = f'<img alt="{escaped(result.alt)}" src="{embedded(result.picture)}" decoding="async"{size}>'
+    image = f'<img alt="{escaped(result.alt)}" src="{embedded(result.picture)}" loading="lazy" decoding="async"{size}>'
     look, name = ("picture wide" if width > _WIDE else "picture"), escaped(result.title)
     numbers = folded(f"{result.title}: the numbers", table_html(result.rows, result.title)) if result.rows else ""
     caption = f"<figcaption><b>{name}</b>{escaped(result.about)}</figcaption>"
@@ -132,15 +133,15 @@ def result_html(result: Result) -> str:
 
 
 def results_html(record: RunRecord, *, pictures: bool) -> str:
-    "What `50_figures`, `51_tables` and the studies wrote: what has a picture, or what has none."
-    stages = [s for s in record.stages if "40" <= s < "52"]
+    "The figures or the tables that `50_figures`, `51_tables` and the studies wrote."
+    stages = [s for s in record.stages if "40" <= s < ("51" if pictures else "52") and (pictures or s != "50_figures")]
     parts = []
     for output in record.finished(*stages):
-        results = [r for r in results_in(output.folder) if bool(r.picture) == pictures]
+        results = [r for r in results_in(output.folder) if output.stage >= "50" or bool(r.picture) == pictures]
         study = _study(output.name) if output.stage < "50" and results else ""
         parts += [f"<h3>{escaped(study)}</h3>" if study else "", *map(result_html, results)]
     lacks = [f"{o.name}: {o.error or STATES[o.state]}" for o in record.of(*stages) if not o.meta]
-    parts += [_paragraph(f"Not there: {reason}") for reason in lacks if reason.startswith("51_tables") != pictures]
+    parts += [_paragraph(f"Not there: {reason}") for reason in lacks]
     return "".join(parts) or _paragraph("No stage has written any yet.")
 
 
@@ -220,7 +221,7 @@ def report_page(
         "examples": lambda: examples_html(*examples(record, among=among, longest=longest)),
         "costs": lambda: costs_html(record),
         "provenance": lambda: table_html(provenance(record), "Provenance")
-        + folded("Hashes of every output", table_html(hash_rows(record), "Hashes")),
+        + folded("Hashes of every output", table_html(hash_rows(record), "Hashes"), attributes=' class="unprinted"'),
     }
     try:
         head = _head(record)

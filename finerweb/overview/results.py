@@ -78,11 +78,11 @@ def _picture(folder: Path, name: str) -> Path | None:
 
 
 def results_in(folder: Path) -> list[Result]:
-    "The figures and tables of an output, in the order of its index, the others behind by name."
+    "The figures and tables of an output, in the order of its index, those that it does not name behind them."
     index = read_index(folder)
     there = sorted({p.stem for p in folder.iterdir() if p.suffix in (".svg", ".png", ".csv")})
     results = []
-    for name in sorted(there, key=lambda name: list(index).index(name) if name in index else len(index)):
+    for name in [*index, *(name for name in there if name not in index)]:
         entry, (title, about) = index.get(name, {}), _heading(folder / f"{name}.md")
         rows, more = read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else ([], 0)
         title = str(entry.get("title") or title or name.replace("_", " ").capitalize())

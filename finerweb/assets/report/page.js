@@ -29,7 +29,11 @@ if (marked.length) {
   filter();
 }
 let closed = [];
-addEventListener("beforeprint", () => { closed = folds.filter((fold) => !fold.open); closed.forEach((fold) => { fold.open = true; }); });
+addEventListener("beforeprint", () => {
+  closed = folds.filter((fold) => !fold.open);
+  closed.forEach((fold) => { fold.open = true; });
+  document.querySelectorAll("img").forEach((image) => { image.loading = "eager"; });
+});
 addEventListener("afterprint", () => closed.forEach((fold) => { fold.open = false; }));
 // A link to a part inside something folded opens it.
 addEventListener("hashchange", () => document.getElementById(location.hash.slice(1))?.closest("details")?.setAttribute("open", ""));
