@@ -53,7 +53,7 @@ STEPS = (
     Step("published", "entities", "20_publish", _sum_of("annotations"), False),
 )
 
-
+# %% ../../nbs/52_overview/01_numbers.ipynb #fdf21b6b
 def by_language(record: RunRecord, step: Step) -> dict[str, float]:
     'Language -> the count of a step, only where its stage has finished; "" is the key of what is made for all.'
     groups: dict[str, list[Output]] = {}
@@ -84,7 +84,7 @@ def funnel(record: RunRecord) -> list[dict]:
         rows.append(row | {"dropped": dropped.total() or None, "commonest reasons": commonest(dropped)})
     return rows
 
-# %% ../../nbs/52_overview/01_numbers.ipynb #77cf4760
+# %% ../../nbs/52_overview/01_numbers.ipynb #005f5ad1
 def funnel_by_language(record: RunRecord) -> list[dict]:
     "A row for each language: its count at each step, and the commonest reasons of what was dropped on the way."
     counts = {f"{step.unit} {step.name}": by_language(record, step) for step in STEPS}
@@ -99,7 +99,7 @@ def funnel_by_language(record: RunRecord) -> list[dict]:
         rows.append(row | {"commonest reasons": commonest(dropped.get(code, Counter()))})
     return rows
 
-# %% ../../nbs/52_overview/01_numbers.ipynb #9430ed69
+# %% ../../nbs/52_overview/01_numbers.ipynb #26d0437d
 def stage_rows(record: RunRecord) -> list[dict]:
     "A row for each stage: its outputs by state, rows, what it dropped and why, seconds; and one for all."
     rows = []
@@ -117,7 +117,7 @@ def stage_rows(record: RunRecord) -> list[dict]:
     unused = {state for state in STATES if not any(row[state] for row in rows)}
     return [{name: value for name, value in row.items() if name not in unused} for row in rows]
 
-# %% ../../nbs/52_overview/01_numbers.ipynb #edd36765
+# %% ../../nbs/52_overview/01_numbers.ipynb #cbbdb7d1
 def _share(part: float, whole: float) -> float | None:
     return round(part / whole, 3) if whole else None
 
@@ -135,7 +135,7 @@ def _published(record: RunRecord) -> tuple[dict[str, dict], dict[str, dict]]:
     quality, statistics = found
     return quality, {s["language"]: s for s in statistics if s["annotator"] == "merged"}
 
-
+# %% ../../nbs/52_overview/01_numbers.ipynb #d5a42ed8
 def language_rows(record: RunRecord) -> list[dict]:
     "A row for each language: what there is of it, how far the teachers agree, what the judge says, its outputs."
     outputs: dict[str, dict[str, list[Output]]] = {}
@@ -167,7 +167,7 @@ def _single(outputs: Mapping[str, list[Output]]) -> list[tuple[str, Output]]:
     "Stage -> its output, of the stages that have one finished output for a language."
     return [(stage, os[0]) for stage, os in outputs.items() if len(os) == 1 and os[0].meta]
 
-# %% ../../nbs/52_overview/01_numbers.ipynb #314a9c8a
+# %% ../../nbs/52_overview/01_numbers.ipynb #a6c2f60e
 def described(teacher: Mapping) -> str:
     "What a teacher is: a model by its name, or what there is instead."
     others = {"weak": "word lists and rules, no language model", "python": "a program of one's own"}
@@ -197,7 +197,7 @@ def teacher_rows(record: RunRecord) -> list[dict]:
         row["mean rating"] = round(sum(int(s) * n for s, n in scores.items()) / scores.total(), 2) if scores else None
     return list(rows.values())
 
-
+# %% ../../nbs/52_overview/01_numbers.ipynb #cff29beb
 def student_rows(record: RunRecord) -> list[dict]:
     "A row for each student and test set: strict micro F1 with its interval, over all labels and over the shared ones."
     rows = []

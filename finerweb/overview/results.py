@@ -62,7 +62,7 @@ def read_csv(path: Path) -> tuple[list[dict], int]:
         rows = [{str(k): value(v) for k, v in line.items() if k} for line in islice(lines, _MOST_ROWS)]
         return rows, sum(1 for _ in lines)
 
-
+# %% ../../nbs/52_overview/04_results.ipynb #a73fb77d
 def _heading(path: Path) -> tuple[str, str]:
     "The title and the first paragraph of a Markdown file; empty where there are none."
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -91,7 +91,7 @@ def results_in(folder: Path) -> list[Result]:
         results.append(Result(name, title, about, alt, _picture(folder, name), rows, more))
     return results
 
-# %% ../../nbs/52_overview/04_results.ipynb #3f247967
+# %% ../../nbs/52_overview/04_results.ipynb #66a12762
 def embedded(picture: Path) -> str:
     "A picture as the address of an image element."
     kind = "image/svg+xml" if picture.suffix == ".svg" else "image/png"
@@ -106,7 +106,7 @@ def picture_width(picture: Path) -> int:
     width = re.search(rb"<svg[^>]*?\swidth=\"([\d.]+)(pt|px)?\"", start, re.S)
     return round(float(width[1]) * (4 / 3 if width[2] == b"pt" else 1)) if width else 0
 
-# %% ../../nbs/52_overview/04_results.ipynb #7df7ca85
+# %% ../../nbs/52_overview/04_results.ipynb #1b89fabc
 def _shortened(row: dict, longest: int) -> Passage:
     "The first sentences of a passage, at most `longest` characters, with the entities that lie in them whole."
     text, language = row["text"], row["language"]
