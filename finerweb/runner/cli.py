@@ -20,7 +20,7 @@ import typer
 from ..languages import language as find_language
 from ..languages import languages as all_languages
 from .asked import before_asking
-from .datasets import export, imported_profile, push, review
+from .datasets import export, imported_profile, push, report, review
 from finerweb.runner.display import (
     COLUMNS,
     RunDisplay,
@@ -340,7 +340,7 @@ def _in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     return ended
 
 
-for command in (profiles, new, export, review, push):
+for command in (profiles, new, report, export, review, push):
     app.command()(_in_one_line(command))
 
 

@@ -21,6 +21,7 @@ from finerweb.runner.stages import (
     Stage,
     check_parameters,
     notebook_parameters,
+    stages_with_keys,
     student_kind,
     unknown_name,
     with_first_student,
@@ -105,7 +106,8 @@ def _names_read(chosen: dict[str, str], parameters: dict, axes: dict[str, dict])
     student = axes["student"].get(chosen.get("student"), {})
     names = {axis: list(members) for axis, members in axes.items()}
     names["language"] = parameters.get("languages") or student.get("languages") or names["language"]
-    names["training_round"] = [parameters.get("training_round") or student.get("training_round", "")]
+    if "planned" not in parameters:  # the report tells of both rounds
+        names["training_round"] = [parameters.get("training_round") or student.get("training_round", "")]
     names |= {axis: [name] for axis, name in chosen.items()}
     if "filter" in parameters:
         names["filter"] = [parameters["filter"]]
@@ -132,7 +134,7 @@ def _outputs_read(
 # %% ../../nbs/60_runner/02_plan.ipynb #d0385fbc
 _RUNNERS_OWN = {
     "home", "run", "kind", "teachers", "translator", "judge", "filter", "filters", "students", "benchmarks",
-    "training_round", "imported",
+    "training_round", "imported", "planned",
 }  # fmt: skip
 
 
@@ -237,7 +239,10 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
         needs += ((of_run[0], of_run[1:]),) if of_run else (("model", ()),)
     if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
         needs = ()  # a model as it was published
-    return PlannedTask(stage.name, key, parameters, needs, _outputs_read(stage.wants, chosen, parameters, axes))
+    wants = _outputs_read(stage.wants, chosen, parameters, axes)
+    if "planned" in parameters:
+        parameters["planned"] = stages_with_keys(wants)
+    return PlannedTask(stage.name, key, parameters, needs, wants)
 
 # %% ../../nbs/60_runner/02_plan.ipynb #3aaee67d
 def _tasks_of(part: str, tasks: list[PlannedTask]) -> list[PlannedTask]:
