@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from .data import schema, write_rows, write_text
+from .exchange.aside import json_text
+from .exchange.rows import write_dataset
 from finerweb.page.answers import (
     agreement,
     count_changes,
@@ -27,7 +26,8 @@ from finerweb.page.answers import (
 )  # fmt: skip
 from .page.order import WEIGHTS
 from .page.page import page_content, review_page
-from .page.rows import CHAR_SPANS, TOKEN_SPANS, ReviewSet, read_review_set
+from .page.reviewed import annotation_scores, is_gold, licence_in, write_about
+from .page.rows import ReviewSet, read_review_set
 
 # %% ../nbs/22_review.ipynb #b3cda347
 def write_page(
@@ -56,24 +56,39 @@ def write_page(
 # %% ../nbs/22_review.ipynb #19448b37
 def _write_lines(path: Path, rows: Sequence[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(f"{json_text(row)}\n" for row in rows))
 
 
 def _reviewed_variant(review_set: ReviewSet, folder: Path) -> Path:
-    "Where the dataset with the reviewed rows goes. Raises ValueError where that is the dataset itself."
-    name = review_set.file.parent.parent.name.split("-", 1)
-    variant = f"reviewed-{name[1]}" if review_set.file.name == "train.parquet" and len(name) == 2 else "reviewed"
-    path = folder / variant / review_set.language.iso639_3 / "train.parquet"
+    "The folder of the dataset with the reviewed rows. Raises ValueError where that is the dataset itself."
+    _, _, rest = review_set.file.parent.parent.name.partition("-")
+    variant = folder / (f"reviewed-{rest}" if review_set.file.name == "train.parquet" and rest else "reviewed")
+    path = variant / review_set.language.iso639_3 / "train.parquet"
     if path.exists() and path.samefile(review_set.file):
         raise ValueError(f"{path} is the dataset itself; name another folder for what is reviewed")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return variant
 
 
-def _released_schema(review_set: ReviewSet) -> pa.Schema:
-    "The columns of the dataset's file, with confidence and teachers."
-    types = {"char_spans": CHAR_SPANS, "token_spans": TOKEN_SPANS}
-    return pa.schema([(c.name, types.get(c.name, c.type)) for c in pq.read_schema(review_set.file)])
+def _write_lessons(folder: Path, code: str, reviewed: Sequence[tuple[dict, list[dict]]], gold: float) -> dict:
+    "Writes the sentences of each reviewed row into the gold set or for training; counts both."
+    tests, lessons = [], []
+    for row, sentences in reviewed:
+        if is_gold(row["id"], gold):
+            tests += map(gold_row, sentences)
+        else:
+            lessons += sentences
+    _write_lines(folder / "gold" / code / "test.jsonl", tests)
+    (folder / "training").mkdir(exist_ok=True)
+    write_rows(folder / "training" / f"{code}.parquet", lessons, schema("18_sentences"))
+    return {"gold_sentences": len(tests), "training_sentences": len(lessons)}
+
+# %% ../nbs/22_review.ipynb #2ab21e58
+def _describe(folder: Path, variant: Path, report: dict) -> None:
+    "Writes the report of a language, and what is said of the reviewed dataset by all the reports beside it."
+    write_text(folder / f"report-{report['language']}.json", json.dumps(report, indent=1, ensure_ascii=False))
+    codes = sorted(path.parent.name for path in variant.glob("*/train.parquet"))
+    files = [folder / f"report-{code}.json" for code in codes]
+    write_about(variant, [json.loads(file.read_text(encoding="utf-8")) for file in files])
 
 # %% ../nbs/22_review.ipynb #a84f1301
 def apply_answers(
@@ -85,33 +100,35 @@ def apply_answers(
     home: str,
     variant: str,
     prefer: str,  # the reviewer whose answer counts where two differ; empty: such passages stay as they are
+    gold: float,  # share of the reviewed passages that is kept for testing
     longest: int,  # characters after which a training sentence may be cut (18_sentences)
 ) -> dict:
     """Puts reviewers' answers into a dataset: numbers of what changed, `agreement` of each two reviewers, `aside`: the
     lines not taken, by reason. Raises what `read_review_set` raises, and ValueError where no answer fits."""
     review_set = read_review_set(dataset, language=language, home=home, variant=variant)
     passages, code = {p["id"]: p for p in review_set.passages}, review_set.language.iso639_3
+    place, script = _reviewed_variant(review_set, folder), review_set.language.script
     given, aside = read_answers(answers, {name: p["text"] for name, p in passages.items()})
     words, open_answers = settled(given, prefer=prefer)
     aside += open_answers
-    _write_lines(folder / "aside.jsonl", aside)
+    _write_lines(folder / f"aside-{code}.jsonl", aside)
     if not words:
         why = f"the first of {len(aside)} reasons: {aside[0]['reason']}" if aside else "the files have no lines"
-        raise ValueError(f"no answer can be taken; {why}; see {folder / 'aside.jsonl'}")
+        raise ValueError(f"no answer can be taken; {why}; see {folder / f'aside-{code}.jsonl'}")
     rows = [reviewed_row(row, *words[row["id"]]) if row["id"] in words else row for row in review_set.rows]
-    write_rows(_reviewed_variant(review_set, folder), rows, _released_schema(review_set))
+    write_dataset(place, rows, language=code)
     reviewed = [row for row in rows if row["id"] in words]
-    _write_lines(folder / "gold" / code / "test.jsonl", [gold_row(row) for row in reviewed])
-    lessons = [r for row in reviewed for r in training_rows(row, code, review_set.language.script, longest=longest)]
-    (folder / "training").mkdir(exist_ok=True)
-    write_rows(folder / "training" / f"{code}.parquet", lessons, schema("18_sentences"))
+    sentences = [training_rows(row, script=script, longest=longest) for row in reviewed]
+    lessons = _write_lessons(folder, code, list(zip(reviewed, sentences, strict=True)), gold)
     changes = Counter()
     for name, (answer, _) in words.items():
         changes += count_changes(spans_of(passages[name]), answer.entities)
-    report = {"passages": len(words), "reviewers": sorted({a.reviewer for a in given})}
+    report = {"language": code, "dataset": review_set.name, "licence": licence_in(review_set.file.parent.parent)}
+    report |= {"rows": len(rows), "passages": len(words), "reviewers": sorted({a.reviewer for a in given})}
     report |= {kind: changes[kind] for kind in ("kept", "relabelled", "moved", "rejected", "added")}
-    report |= {"training_rows": len(lessons), "agreement": agreement(given, passages, code)}
+    report |= lessons | {"scores": annotation_scores(review_set.passages, {n: a for n, (a, _) in words.items()})}
+    report["agreement"] = agreement(given, passages, code)
     report["aside"] = dict(Counter(row["reason"] for row in aside).most_common())
     report["notes"] = [{"id": a.id, "reviewer": a.reviewer, "note": a.note} for a in given if a.note]
-    write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    _describe(folder, place, report)
     return report

@@ -10,10 +10,11 @@ import pytest
 
 from finerweb.benchmarks import read_benchmark
 from finerweb.data import check_rows, read_rows, write_rows
+from finerweb.dataset.rows import RELEASED
 from finerweb.page.answers import Answer, agreement, count_changes, decisions, kappa, read_answers, settled
 from finerweb.page.order import WEIGHTS, passage_signs, reasons, review_order
 from finerweb.page.page import content_key, page_content, review_page
-from finerweb.page.rows import CHAR_SPANS, TOKEN_SPANS, lesson_variants, read_review_set
+from finerweb.page.rows import lesson_variants, read_review_set
 from finerweb.review import apply_answers, write_page
 from finerweb.text.segment import graphemes
 
@@ -47,17 +48,9 @@ def released(
 
 
 def write_variant(folder: Path, rows: list[dict], *, language: str = "eng", annotator: str = "merged") -> Path:
-    names = ["language", "script", "url", "document_id"]
-    columns = [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("char_spans", CHAR_SPANS),
-        ("tokens", pa.list_(pa.string())),
-    ]
-    columns += [("token_spans", TOKEN_SPANS), *((name, pa.string()) for name in names)]
     file = folder / f"{annotator}-english-passages" / language / "train.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(file, rows, pa.schema(columns))
+    write_rows(file, rows, RELEASED)
     return file.parent.parent
 
 
@@ -90,8 +83,9 @@ def test_a_paper_row_without_confidences_is_read(tmp_path):
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(answer))
     apply_answers(
-        str(file), [tmp_path / "a.jsonl"], tmp_path / "out", language="eng", home="", variant="", prefer="", longest=300
-    )
+        str(file), [tmp_path / "a.jsonl"], tmp_path / "out", language="eng", home="", variant="", prefer="", gold=0.0,
+        longest=300,
+    )  # fmt: skip
     (back,) = read_rows(tmp_path / "out" / "reviewed" / "eng" / "train.parquet")
     assert back["char_spans"] == [
         {"start": 0, "end": 4, "label": "town", "score": 1.0, "probability": 1.0, "teachers": ["reviewer"]}
@@ -234,21 +228,24 @@ def test_reviewed_passages_are_a_gold_set_and_rows_to_learn_from(tmp_path):
         write_variant(tmp_path, [released("eng_0", text)], annotator="reviewed")
         apply_answers(
             str(tmp_path / "reviewed-english-passages"), [tmp_path / "a.jsonl"], tmp_path, language="eng", home="",
-            variant="", prefer="", longest=300,
+            variant="", prefer="", gold=0.0, longest=300,
         )  # fmt: skip
     out = tmp_path / "out"
-    how = dict(language="eng", home="", variant="", prefer="", longest=300)
+    how = dict(language="eng", home="", variant="", prefer="", gold=0.0, longest=300)
     report = apply_answers(str(folder), [tmp_path / "a.jsonl"], out, **how)
     assert report["rejected"] == 1 and report["aside"]["the same reviewer answers again further down"] == 1
     (tmp_path / "a.jsonl").write_text(json.dumps(answer))
     report = apply_answers(str(folder), [tmp_path / "a.jsonl"], out, **how)
     assert (report["rejected"], report["added"], report["notes"][0]["note"]) == (1, 1, "hm")
-    benchmark = read_benchmark({"name": "mine", "path": str(out / "gold"), "language": "eng"})
-    (passage,) = benchmark.passages
-    assert passage.text == text and [passage.mention(e) for e in passage.entities] == ["Rome"]
     learned = check_rows(read_rows(out / "training" / "eng.parquet"), "18_sentences")
     assert [row["text"] for row in learned] == ["Oslo won.", "😀 Rome lost."]
     assert [row["text"][e["start"] : e["end"]] for row in learned for e in row["entities"]] == ["Rome"]
+    apply_answers(str(folder), [tmp_path / "a.jsonl"], out, **how | {"gold": 1.0})
+    assert read_rows(out / "training" / "eng.parquet") == []
+    benchmark = read_benchmark({"name": "mine", "path": str(out / "gold"), "language": "eng"})
+    assert [p.text for p in benchmark.passages] == ["Oslo won.", "😀 Rome lost."]
+    assert benchmark.documents == ["eng_0", "eng_0"]
+    assert [p.mention(e) for p in benchmark.passages for e in p.entities] == ["Rome"]
     both = read_rows(out / "reviewed-english-passages" / "eng" / "train.parquet")
     assert [row["id"] for row in both] == ["eng_0", "eng_1"] and both[0]["token_spans"][0]["label"] == "city"
 
@@ -310,8 +307,8 @@ class Driver:
     def answers(self) -> dict[str, dict]:
         with self.page.expect_download() as waiting:
             self.page.click("#download")
-        lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
-        return {answer["id"]: answer for answer in map(json.loads, lines)}
+        lines = Path(waiting.value.path()).read_text(encoding="utf-8").split("\n")
+        return {answer["id"]: answer for answer in map(json.loads, filter(None, lines))}
 
     def close(self) -> None:
         assert not self.faults, self.faults
@@ -367,7 +364,7 @@ def test_a_review_by_keyboard_from_page_to_dataset(drive, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(answers["eng_0"]))
     report = apply_answers(
         str(tmp_path / "merged-english-passages"), [tmp_path / "a.jsonl"], tmp_path / "out", language="eng", home="",
-        variant="", prefer="", longest=300,
+        variant="", prefer="", gold=0.0, longest=300,
     )  # fmt: skip
     assert (report["moved"], report["rejected"], report["added"]) == (1, 2, 2)
 

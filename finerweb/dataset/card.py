@@ -7,14 +7,13 @@ __all__ = ['variant_names', 'card_table', 'described', 'annotated_by', 'licence_
            'failures', 'without_tests', 'dataset_card', 'preference_card', 'filter_card', 'citation_file']
 
 # %% ../../nbs/20_dataset/02_card.ipynb #1ecfa63f
-import json
 import re
 from collections.abc import Sequence
 from itertools import product
 
 from ..data import Table
 from .statistics import quality_line
-from ..models.model_card import CITATION, model_end, model_head, plain
+from ..models.model_card import CITATION, model_end, model_head, plain, quoted
 
 # %% ../../nbs/20_dataset/02_card.ipynb #d8d3b528
 def variant_names(teachers: list[str]) -> list[tuple[str, str, str]]:
@@ -95,16 +94,24 @@ _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 _NER = ("token-classification", "named-entity-recognition")
 
 
-def card_head(*, name: str, languages: Sequence[str], rows: int, licence: str, task: tuple[str, str] = _NER) -> str:
+def card_head(
+    *,
+    name: str,
+    languages: Sequence[str],
+    rows: int,
+    licence: str,
+    task: tuple[str, str] = _NER,
+    annotators: Sequence[str] = ("machine-generated",),  # in the hub's words
+) -> str:
     "The YAML between the marks at the top of a dataset's card; a configuration for each language."
     size = next((words for limit, words in _SIZES if rows < limit), "10M<n<100M")
     configs = [
         f"- config_name: {code}\n  data_files:\n  - split: train\n    path: {code}/train.parquet" for code in languages
     ]
     lines = [
-        "---", f"pretty_name: {json.dumps(name, ensure_ascii=False)}",
+        "---", f"pretty_name: {quoted(name)}",
         "task_categories:", f"- {task[0]}", "task_ids:", f"- {task[1]}",
-        "annotations_creators:", "- machine-generated", "language_creators:", "- found",
+        "annotations_creators:", *(f"- {annotator}" for annotator in annotators), "language_creators:", "- found",
         "multilinguality:", f"- {'multilingual' if len(languages) > 1 else 'monolingual'}",
         "size_categories:", f"- {size}", "language:", *(f"- {code}" for code in languages),
         f"license: {licence}", "tags:", "- finerweb", "configs:", *configs, "---",
@@ -274,7 +281,7 @@ def citation_file(title: str) -> str:
     return f"""cff-version: 1.2.0
 message: If you use this dataset, please cite it and the paper that it follows.
 type: dataset
-title: {json.dumps(title, ensure_ascii=False)}
+title: {quoted(title)}
 authors:
   - name: those who ran finerweb
 references:

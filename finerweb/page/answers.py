@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Span', 'Answer', 'read_answer', 'read_answers', 'decisions', 'count_changes', 'spans_of', 'kappa',
-           'agreement', 'settled', 'token_places', 'reviewed_row', 'gold_row', 'training_rows']
+           'agreement', 'settled', 'reviewed_row', 'passage_name', 'training_rows', 'gold_row']
 
 # %% ../../nbs/22_page/03_answers.ipynb #3f93847b
 import json
@@ -16,11 +16,14 @@ from itertools import combinations
 from pathlib import Path
 
 from ..data import Entity, check_entities, schema, storable
+from ..exchange.rows import token_spans
 from ..metrics import score_spans
+from ..sentences import sentence_rows
 from ..text.segment import sentences, tokens
 
 # %% ../../nbs/22_page/03_answers.ipynb #d352b460
-_MOST = 200  # characters of a label or of a name that a line may have
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST = 200  # characters of a reviewer's name that are kept
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ def read_answer(line: str, texts: Mapping[str, str]) -> Answer:
         if not isinstance(e, dict) or any(type(e.get(edge)) is not int for edge in ("start", "end")):
             raise ValueError(f"expected {{start, end, label}}, found {e!r:.60}")
         check_entities(texts[name], [e | {"label": e.get("label")}], where="the answer")
-        entities.append((e["start"], e["end"], storable(e["label"].strip())[:_MOST]))
+        if not texts[name][e["start"] : e["end"]].strip():
+            raise ValueError(f"the answer: the entity at [{e['start']}:{e['end']}] has no visible character")
+        if _SURROGATE.search(e["label"]):
+            raise ValueError(f"the answer: the label {e['label']!r:.60} holds half of a surrogate pair")
+        entities.append((e["start"], e["end"], e["label"]))
     reviewer = " ".join(storable(str(answer.get("reviewer") or "")).split())[:_MOST] or "reviewer"
     return Answer(name, reviewer, tuple(sorted(set(entities))), storable(str(answer.get("note") or "")))
 
@@ -175,50 +182,36 @@ def settled(answers: Sequence[Answer], *, prefer: str) -> tuple[dict[str, tuple[
     return words, aside
 
 # %% ../../nbs/22_page/03_answers.ipynb #7030453c
-def token_places(text: str, words: Iterable[str]) -> list[tuple[int, int]]:
-    "The half-open offsets of the tokens of a row, each after the one before; those that do not stand there are (0, 0)."
-    places, at = [], 0
-    for word in words:
-        start = text.find(word, at) if word else -1
-        places.append((start, start + len(word)) if start >= 0 else (0, 0))
-        at = max(at, places[-1][1])
-    return places
-
-
 def reviewed_row(row: dict, answer: Answer, reviewers: Sequence[str]) -> dict:
     "The released `row` with the entities of an answer."
-    places, char_spans, token_spans = token_places(row["text"], row.get("tokens") or ()), [], []
-    for start, end, label in answer.entities:
-        span = {"start": start, "end": end, "label": label, "score": 1.0, "probability": 1.0}
-        char_spans.append(span | {"teachers": list(reviewers)})
-        touched = [n for n, (begin, stop) in enumerate(places) if begin < end and start < stop]
-        if touched:
-            token_spans.append({"start": touched[0], "end": touched[-1] + 1, "label": label})
-    return row | {"char_spans": char_spans, "token_spans": token_spans}
+    sure = {"score": 1.0, "probability": 1.0, "teachers": list(reviewers)}
+    spans = [dict(zip(("start", "end", "label"), span, strict=True)) | sure for span in answer.entities]
+    reviewed = row | {"char_spans": spans}
+    return reviewed | {"token_spans": token_spans(reviewed)}
+
+# %% ../../nbs/22_page/03_answers.ipynb #f7abe0cd
+_SENTENCE = re.compile(r"(.+)-s\d+")
+
+
+def passage_name(name: str) -> str:
+    "The id of the passage that a row is, or is a sentence of."
+    sentence = _SENTENCE.fullmatch(name)
+    return sentence[1] if sentence else name
+
+
+def training_rows(row: dict, *, script: str, longest: int) -> list[dict]:
+    """A reviewed row as rows of `18_sentences`. `script`: of a row that names none. `longest`: see
+    `finerweb.text.segment.sentences`."""
+    language, origin = row["language"], {c: row[c] for c in ("id", "text", "language", "url", "document_id")}
+    whole = dict.fromkeys(schema("18_sentences").names) | origin
+    whole |= {"script": row["script"] or script, "detected_language": language, "undecided": []}
+    whole["entities"] = [{k: v for k, v in e.items() if k != "probability"} for e in row["char_spans"]]
+    if _SENTENCE.fullmatch(row["id"]):
+        return [whole | {"parent_id": passage_name(row["id"])}]
+    return sentence_rows(whole, sentences(row["text"], language, longest=longest))
 
 
 def gold_row(row: dict) -> dict:
-    "A reviewed row as `30_benchmarks` reads one: id, text, entities."
-    entities = [{field: span[field] for field in ("start", "end", "label")} for span in row["char_spans"]]
-    return {"id": row["id"], "text": row["text"], "entities": entities}
-
-# %% ../../nbs/22_page/03_answers.ipynb #f7abe0cd
-def training_rows(row: dict, language: str, script: str, *, longest: int) -> list[dict]:
-    "A reviewed row as rows of `18_sentences`. `longest`: see `finerweb.text.segment.sentences`."
-    spans: list[tuple[int, int]] = []
-    cut = re.fullmatch(r"(.+)-s\d+", row["id"])
-    for start, end in [(0, len(row["text"]))] if cut else sentences(row["text"], language, longest=longest):
-        if spans and any(e["start"] < start and e["end"] > spans[-1][1] for e in row["char_spans"]):
-            start = spans.pop()[0]
-        spans.append((start, end))
-    origin = {"language": language, "script": row.get("script") or script, "detected_language": language}
-    rows = []
-    for n, (start, end) in enumerate(spans):
-        inside = [e for e in row["char_spans"] if start <= e["start"] and e["end"] <= end]
-        entities = [{**e, "start": e["start"] - start, "end": e["end"] - start} for e in inside]
-        part = dict.fromkeys(schema("18_sentences").names) | origin
-        part |= {"id": row["id"] if cut else f"{row['id']}-s{n}", "parent_id": cut[1] if cut else row["id"]}
-        part |= {"offset": None if cut else start, "text": row["text"][start:end]}
-        part |= {"url": row.get("url"), "document_id": row.get("document_id"), "undecided": []}
-        rows.append(part | {"entities": [{k: v for k, v in e.items() if k != "probability"} for e in entities]})
-    return rows
+    "A row of `training_rows` as `30_benchmarks` reads one; of a label of several words in one language, the first."
+    spans = [{"start": e["start"], "end": e["end"], "label": e["label"].split(" / ")[0]} for e in row["entities"]]
+    return {"id": row["id"], "text": row["text"], "document_id": row["parent_id"], "entities": spans}

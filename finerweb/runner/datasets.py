@@ -139,18 +139,24 @@ def review(
     variant: Annotated[str, typer.Option(help="Of a run: which set.")] = VARIANT,
     passages: Annotated[int, typer.Option(min=0, help="Most passages, the most useful first; 0: all.")] = 2500,
     prefer: Annotated[str, typer.Option(help="The reviewer whose answer counts where two differ.")] = "",
+    gold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the reviewed passages that is kept to test on, not to learn.")
+    ] = 0.5,
     longest: Annotated[int, typer.Option(help="Characters after which a training sentence may be cut.")] = 300,
     home: Annotated[str, _HOME] = "",
 ) -> None:
     """Writes a page on which a person checks the entities, offline and without a server. With --apply, puts what
-    reviewers sent back into the dataset: corrected rows, a gold set, training rows, their agreement."""
+    reviewers sent back into the dataset: corrected rows with a card, a gold set, training rows, how good the dataset
+    and each teacher were, and how far the reviewers agree."""
     from finerweb.review import apply_answers, write_page
 
     about = dict(language=language, home=home, variant=variant)
     if answers:
         folder = Path(to or "reviewed").expanduser()
-        report = apply_answers(dataset, answers, folder, prefer=prefer, longest=longest, **about)
-        show_table([{"": name, "what": value} for name, value in report.items()])
+        report = apply_answers(dataset, answers, folder, prefer=prefer, gold=gold, longest=longest, **about)
+        tables = [report.pop(name) for name in ("scores", "agreement")]
+        for table in [[{"": name, "what": value} for name, value in report.items()], *filter(None, tables)]:
+            show_table(table)
         print(f"written into {folder}")
         return
     path = Path(to or f"review-{language}.html").expanduser()

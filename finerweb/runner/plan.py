@@ -12,6 +12,7 @@ from itertools import groupby, product
 
 from ..benchmarks import benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
+from ..page.reviewed import reviewed_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
     ANNOTATING,
@@ -231,6 +232,8 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
     needs = _outputs_read(stage.needs, chosen, parameters, axes)
     if parameters.get("released"):
         needs = (("released", ()), *needs)
+    if parameters.get("reviewed"):
+        needs = (("reviewed", ()), *needs)
     if stage.name == "16_merge" and parameters["imported"]:
         needs = (("imported", ()),)
     teacher = parameters.get("teacher", {})
@@ -271,8 +274,8 @@ def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTas
 
 # %% ../../nbs/60_runner/02_plan.ipynb #ed712613
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
-    """The source, test set, imported dataset, released filter or model that `task` reads, with the hash of its content.
-    Raises FileNotFoundError or ValueError if it is not there."""
+    """The source, test set, imported dataset, released filter, model or review that `task` reads, with the hash of its
+    content. Raises FileNotFoundError or ValueError if it is not there."""
     hashes = {}
     for need, _ in task.needs:
         if need == "source":
@@ -283,6 +286,8 @@ def outside_inputs(task: PlannedTask) -> dict[str, str]:
             hashes[need] = filter_fingerprint(task.parameters["released"])
         elif need == "imported":
             hashes[need] = released_fingerprint(task.parameters["imported"], *task.key)
+        elif need == "reviewed":
+            hashes[need] = reviewed_fingerprint(task.parameters["reviewed"])
         elif need == "model":
             hashes[need] = student_fingerprint(task.parameters["teacher"]["model"])
     return hashes
