@@ -12,9 +12,11 @@ from finerweb.data import lesson_rows, read_rows, schema, write_rows
 from finerweb.page.reviewed import is_gold, read_reviewed, with_reviewed
 from finerweb.page.rows import read_review_set
 from finerweb.runner.cli import app
+from finerweb.runner.plan import plan, up_to_date
+from finerweb.runner.profiles import load_profile
 from finerweb.store import read_meta
 
-VARIANT = "reviewed-english-passages"
+VARIANT, SHARE = "reviewed-english-passages", 0.3
 
 
 @pytest.fixture
@@ -32,7 +34,8 @@ def command(*words: object, code: int = 0) -> str:
     ended = CliRunner().invoke(app, list(map(str, words)))
     assert ended.exit_code == code, ended.output
     if code:
-        assert ended.stderr.count("\n") == 1, ended.output
+        assert ended.stderr.count("finerweb: ") == 1 and ended.stderr.endswith("\n"), ended.output
+        assert "Traceback" not in ended.output
     return " ".join(ended.output.split())
 
 
@@ -53,15 +56,14 @@ def test_corrections_teach_and_test_a_student_and_never_the_same_passage(here, f
     assert "swh.html" in command("review", "small", "--language", "swh", "--to", "swh.html")
     answers = write_answers(here / "a.jsonl")
     names = [answer["id"] for answer in answers]
-    gold = [name for name in names if is_gold(name, 0.5)]
+    gold = [name for name in names if is_gold(name, SHARE)]
     assert 0 < len(gold) < len(names), "the share cuts these few passages into two parts"
-    shown = command("review", "small", "--language", "swh", "--apply", "a.jsonl")
+    shown = command("review", "small", "--language", "swh", "--apply", "a.jsonl", "--gold", SHARE)
     assert "river" not in shown and "relabelled" in shown and "f1" in shown and "lexicon" in shown
     student = SMALL["students"][0] | {"reviewed": ["reviewed"]}
     benchmark = {"name": "swh-gold", "path": "reviewed/gold", "language": "swh"}
     profile = profile_file(here, "second", students=[student], benchmarks=[benchmark])
-    words = ("run", profile, "--run", "small", "--take-over", "--stages", "35_evaluate")
-    done = finerweb(here, *words)
+    done = finerweb(here, "run", profile, "--run", "small", "--take-over", "--stages", "35_evaluate")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = here / "runs" / "small"
     learned = read_rows(folder / "33_binder" / "tiny" / "rows.parquet")
@@ -78,9 +80,23 @@ def test_corrections_teach_and_test_a_student_and_never_the_same_passage(here, f
     assert scores["leaked"] == 0 and "river" in scores["labels"] and scores["passages"] > 0
     micro = next(row for row in scores["all"] if (row["label"], row["match"]) == ("micro", "strict"))
     assert 0 <= micro["low"] <= micro["f1"] <= micro["high"] <= 1
-    assert "0 tasks to do" in finerweb(here, *words).stdout or "nothing" in finerweb(here, *words).stdout
-    (here / "reviewed" / "gold" / "swh" / "test.jsonl").write_text("{", encoding="utf-8")
-    assert "test.jsonl:1 is no row of a gold set" in finerweb(here, *words).stderr
+    tasks = {task.stage: task for task in plan(load_profile(str(profile)))}
+    trained, scored = tasks["33_binder"], tasks["35_evaluate"]
+    assert up_to_date(trained, "runs", "small") and up_to_date(scored, "runs", "small")
+    file = here / "reviewed" / "training" / "swh.parquet"
+    write_rows(file, read_rows(file)[:1], schema("18_sentences"))
+    assert not up_to_date(trained, "runs", "small"), "another review makes another student"
+
+
+def test_a_profile_that_names_no_review_is_told_before_anything_runs(tmp_path, profile_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "empty").mkdir()
+    for place, words in (("nowhere", "it is no folder"), ("empty", "it has neither training/ nor gold/")):
+        student = SMALL["students"][0] | {"reviewed": [place]}
+        profile = profile_file(tmp_path, "wrong", students=[student])
+        shown = command("run", profile, "--dry-run")
+        assert "33_binder tiny would fail" in shown and words in shown and "finerweb review DATASET" in shown
 
 
 def test_the_reviewed_dataset_is_one_like_the_others(here, monkeypatch):
@@ -117,7 +133,7 @@ WRONG = [
     (("review", "small", "--language", "swh", "--apply", "other.jsonl"), "no answer can be taken; the first of 1"),
     (("review", "small", "--language", "swh", "--apply", "bytes.jsonl"), "is no text in UTF-8"),
     (("review", "small", "--language", "swh", "--apply", "empty.jsonl"), "the files have no lines"),
-    (("export", "nowhere", "--to", "out"), "no run that has published; expected runs in"),
+    (("export", "nowhere", "--to", "out"), "no run that has published; runs in"),
     (("export", "small/../..", "--to", "out"), "has no ../..; it has"),
     (("export", "small", "--to", "out", "--format", "pickle"), "format 'pickle' is not known"),
     (("export", "small", "--to", "out", "--languages", "tha"), "has no tha; it has eng, swh"),
@@ -144,7 +160,8 @@ def test_broken_lines_are_kept_aside_with_their_reasons(here):
     lines = [json.dumps(good), '{"id": ', json.dumps(good | {"id": "swh_999"}), json.dumps(good | {"text": "x"})]
     lines.append(json.dumps(good | {"entities": [{"start": 0, "end": 10**9, "label": "x"}]}))
     (here / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    command("review", "small", "--language", "swh", "--apply", "a.jsonl", "--to", "out")
+    shown = command("review", "small", "--language", "swh", "--apply", "a.jsonl", "--to", "out", "--gold", 1)
+    assert "there is nothing to learn from: --gold 1 divides these 1 passages so" in shown
     aside = [json.loads(line) for line in (here / "out" / "aside-swh.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["line"] for row in aside] == [2, 3, 4, 5] and all(row["reason"] and row["answer"] for row in aside)
     report = json.loads((here / "out" / "report-swh.json").read_text(encoding="utf-8"))
@@ -159,6 +176,6 @@ def test_what_one_folder_tests_on_no_other_teaches(tmp_path):
     (tmp_path / "b" / "gold" / "swh" / "test.jsonl").write_text('{"document_id": "swh_1"}\n', encoding="utf-8")
     folders = [str(tmp_path / name) for name in "ab"]
     assert read_reviewed(folders).lessons == [] and with_reviewed([row], folders)[0] == []
-    write_rows(tmp_path / "a" / "training" / "tha.parquet", [{"id": "x"}], schema("18_sentences"))
+    write_rows(tmp_path / "a" / "training" / "tha.parquet", [row | {"parent_id": None}], schema("18_sentences"))
     with pytest.raises(ValueError, match=r"tha\.parquet holds no rows to learn from"):
         read_reviewed(folders)

@@ -140,9 +140,13 @@ def read_reviewed(folders: Collection[str]) -> Reviewed:
         files, tests = _files(Path(place).expanduser())
         for file in files:
             try:
-                lessons += check_rows(read_rows(file), "18_sentences")
+                rows = check_rows(read_rows(file), "18_sentences")
             except ValueError as error:
                 raise ValueError(f"reviewed: {file} holds no rows to learn from: {error}") from error
+            if lacking := [row["id"] for row in rows if not (row["text"] and row["language"] and row["parent_id"])]:
+                lacks = f"the row {lacking[0]!r:.60} lacks text, language or parent_id"
+                raise ValueError(f"reviewed: {file} holds no rows to learn from: {lacks}")
+            lessons += rows
         gold = gold.union(*map(_gold_passages, tests))
     return Reviewed([row for row in lessons if (row["language"], row["parent_id"]) not in gold], frozenset(gold))
 

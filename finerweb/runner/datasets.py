@@ -157,6 +157,9 @@ def review(
         tables = [report.pop(name) for name in ("scores", "agreement")]
         for table in [[{"": name, "what": value} for name, value in report.items()], *filter(None, tables)]:
             show_table(table)
+        for name, aim in (("gold_sentences", "test on"), ("training_sentences", "learn from")):
+            if not report[name]:
+                print(f"there is nothing to {aim}: --gold {gold:g} divides these {report['passages']} passages so")
         print(f"written into {folder}")
         return
     path = Path(to or f"review-{language}.html").expanduser()
