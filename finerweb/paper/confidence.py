@@ -6,7 +6,7 @@
 __all__ = ['confidence_curve', 'draw_confidence', 'confidence_rows', 'draw_confidence_languages', 'example_columns',
            'subset_rows', 'draw_subsets', 'read_confidence']
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #7d84c4a8
+# %% ../../nbs/50_paper/05_confidence.ipynb #66b2719e
 import re
 from collections.abc import Sequence
 from math import floor
@@ -20,7 +20,7 @@ from .reported import paper_number
 from ..text.drawing import BLUE, GREY, ORANGE, figure_axes
 from ..text.stage_picture import COLUMN_WIDTH, Piece, SvgRow, broken_lines, text_groups
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #e45bf83c
+# %% ../../nbs/50_paper/05_confidence.ipynb #3abfe0d3
 def confidence_curve(probabilities: list[dict], *, step: float) -> list[dict]:
     "Points of the curve: `probability`, `share` of the spans that have at least that, `low` and `high` of the seeds."
     seeds: dict[int, list[float]] = {}
@@ -39,11 +39,12 @@ def draw_confidence(points: list[dict], *, spans: int, seeds: int) -> "Figure": 
     "The share of spans by the probability that they have at least. (Paper, Figure 6)"
     sure = paper_number("Figure 6", "probability that about half of the spans exceed")
     ours = min(points, key=lambda p: abs(p["probability"] - sure))["share"]
-    about = f"{spans:,} probabilities of labelled spans, mean of {seeds} seeds" if seeds > 1 else f"{spans:,} spans, one seed"
+    about = f"{spans:,} probabilities of labelled spans, {seeds} seed{'s' * (seeds > 1)}"
     figure, (ax,) = figure_axes(points, 11, title="How sure a student is of labels it did not learn", about=about)
     x = [p["probability"] for p in points]
     if seeds > 1:
-        ax.fill_between(x, *([p[end] for p in points] for end in ("low", "high")), color=BLUE, alpha=0.25, label="seeds")
+        low, high = ([p[end] for p in points] for end in ("low", "high"))
+        ax.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0, label="from seed to seed")
     ax.plot(x, [p["share"] for p in points], color=BLUE, label="this run")
     ax.axvline(sure, color=GREY, linestyle="--", linewidth=1)
     ax.scatter([sure], [0.5], c=GREY, marker="D", s=34, zorder=3, label=f"reported: about half above {sure}")
@@ -55,7 +56,7 @@ def draw_confidence(points: list[dict], *, spans: int, seeds: int) -> "Figure": 
     ax.legend(loc="lower left", frameon=False, fontsize=9)
     return figure
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #d45b52bd
+# %% ../../nbs/50_paper/05_confidence.ipynb #4721d1a9
 def confidence_rows(probabilities: list[dict]) -> list[dict]:
     "One row a language, the surest first: spans, median probability and the ends of the middle 80 %."
     rows = []
@@ -73,7 +74,7 @@ def draw_confidence_languages(rows: list[dict]) -> "Figure":  # noqa: F821
     words = dict(title="How sure a student is, by language", about=about, axis="probability")
     return draw_lines(rows, [Series("median", "median")], **words, limits=(-0.02, 1.02))
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #7dbd878e
+# %% ../../nbs/50_paper/05_confidence.ipynb #11cb48c5
 _LEVELS = ((0.9, "#0072B2"), (0.5, "#6B6B6B"), (0.0, "#B34700"))  # at least this probability: blue, grey, orange
 
 
@@ -107,7 +108,7 @@ def example_columns(examples: Sequence[dict], *, longest: int) -> tuple[list[str
         rows.append(SvgRow(known_languages()[code].name, f"{len(own):,} examples", columns))
     return (["least sure", "surest"], rows) if rows else ([], [])
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #54b6bad4
+# %% ../../nbs/50_paper/05_confidence.ipynb #6905920e
 _LOOKS = ((BLUE, "o"), (ORANGE, "s"), ("#009E73", "D"), ("#CC79A7", "^"))
 
 
@@ -132,7 +133,7 @@ def draw_subsets(rows: list[dict], subsets: list[str]) -> "Figure":  # noqa: F82
     words = dict(title="What students learn from sure and unsure labels", about=about, axis="F1", limits=(-0.02, 1.02))
     return draw_lines(rows, series, **words)
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #a5b093c9
+# %% ../../nbs/50_paper/05_confidence.ipynb #4fe5e683
 def read_confidence(folder: Path) -> dict[str, list[dict]]:
     "The tables `probabilities`, `examples` and `subsets` of `40_confidence`; [] for one that it did not write."
     names = ("probabilities", "examples", "subsets")

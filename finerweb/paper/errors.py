@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['error_table']
 
-# %% ../../nbs/50_paper/06_errors.ipynb #d2c4c0f5
+# %% ../../nbs/50_paper/06_errors.ipynb #45bbafee
 from collections import Counter
 from collections.abc import Mapping
 
 from ..data import asset
 from .reported import OURS, REPORTED, difference_row, paper_rows
 
-# %% ../../nbs/50_paper/06_errors.ipynb #3b90a133
+# %% ../../nbs/50_paper/06_errors.ipynb #a536d42d
 _KINDS = ("missing", "wrong", "extra")  # the paper has no line for extra
 
 
@@ -24,8 +24,9 @@ def _top(labels: Counter, count: int) -> str:
 
 
 def error_table(judged: Mapping[str, list[dict]], *, judge: str, types: int) -> list[dict]:
-    """Table 5: the reported lines, then this run's, from language -> rows of `19_judge`: all annotations of the passages
-    judged, and each kind of error with its share of them and its most frequent types. With a `judge`, the differences."""
+    """Table 5: the reported lines, then this run's, from language -> rows of `19_judge`: all annotations of the
+    passages judged, and each kind of error with its share of them and its `types` most frequent types. With a `judge`,
+    the differences."""
     rows = []
     for r in paper_rows(asset("paper/table5_judge_errors.csv")):
         top = (r["top_types"] or "").replace(" | ", ", ") or None

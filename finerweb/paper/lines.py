@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Series', 'draw_lines', 'add_note']
 
-# %% ../../nbs/50_paper/03_lines.ipynb #b97b7b1e
+# %% ../../nbs/50_paper/03_lines.ipynb #36899fdc
 from dataclasses import dataclass
 from textwrap import wrap
 
-from ..text.drawing import BLUE, GREY, families, figure_axes, name_lines, printable, visible
+from ..text.drawing import BLUE, families, figure_axes, name_lines, printable, visible
 
-# %% ../../nbs/50_paper/03_lines.ipynb #96c46285
+# %% ../../nbs/50_paper/03_lines.ipynb #570fbc45
 @dataclass(frozen=True, slots=True)
 class Series:
     "Points of a figure: the column of their numbers, what the legend calls them, and their look."
@@ -68,19 +68,23 @@ def draw_lines(
         figure.legend(*axes[0].get_legend_handles_labels(), **look)
     return figure
 
-# %% ../../nbs/50_paper/03_lines.ipynb #d4c8ccc5
+# %% ../../nbs/50_paper/03_lines.ipynb #06110e6b
 def add_note(figure: "Figure", note: str) -> None:  # noqa: F821
     "Adds `note` below `figure`, which grows by its lines; what is drawn keeps its size."
     width, height = figure.get_size_inches()
-    words = wrap(visible(note), int(width * 16.5))
-    more = 0.14 * len(words) + 0.12
-    kept, figure_height = height / (height + more), height + more
-    for text in figure.texts:
-        text.set_y(1 - (1 - text.get_position()[1]) * kept)
-    x, y, w, h = figure.get_layout_engine().get()["rect"]
-    figure.get_layout_engine().set(rect=(x, 1 - (1 - y) * kept, w, h * kept))
-    for legend in figure.legends:  # one outside the axes is bound to the edge of the figure
-        legend.set_bbox_to_anchor((0, 1 - kept, 1, kept), transform=figure.transFigure)
-    figure.set_size_inches(width, figure_height)
+    lines = "\n".join(wrap(visible(note), int(width * 16.5)))
     look = dict(size=7.5, color="#444444", va="bottom", parse_math=False, fontfamily=families(note), linespacing=1.3)
-    figure.text(0.012, 0.06 / figure_height, "\n".join(words), **look)
+    others, words = list(figure.texts), figure.text(0.012, 0, lines, **look)
+    more = words.get_window_extent().height / figure.dpi + 0.18
+    grown, kept = height + more, height / (height + more)
+    for text in others:
+        text.set_y(1 - (1 - text.get_position()[1]) * kept)
+    words.set_y(0.06 / grown)
+    legends = 0.0  # inches; the layout leaves room for one only at the edge of the figure
+    for legend in figure.legends:
+        legends = max(legends, legend.get_tightbbox().height / figure.dpi + 0.12)
+        legend.set_bbox_to_anchor((0, 1 - kept, 1, kept), transform=figure.transFigure)
+    x, y, w, h = figure.get_layout_engine().get()["rect"]
+    bottom = 1 - (1 - y) * kept + legends / grown
+    figure.get_layout_engine().set(rect=(x, bottom, w, h * kept - legends / grown))
+    figure.set_size_inches(width, grown)

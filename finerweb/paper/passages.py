@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['passage_table']
 
-# %% ../../nbs/50_paper/07_passages.ipynb #fbe9cfa4
+# %% ../../nbs/50_paper/07_passages.ipynb #ab2780cb
 import re
 from collections.abc import Mapping
 
 from ..languages import languages as known_languages
 
-# %% ../../nbs/50_paper/07_passages.ipynb #21fa704a
+# %% ../../nbs/50_paper/07_passages.ipynb #40e7863c
 def _scored(row: dict, kept: bool) -> dict | None:
     "A passage with its score: of a kept one `filter_score`, of a dropped one the `detail` of its reason."
     try:

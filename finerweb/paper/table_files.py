@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DASH', 'latex_text', 'latex_table', 'write_table']
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #6c5501b3
+# %% ../../nbs/50_paper/02_table_files.ipynb #5dc2157f
 import csv
 import re
 from pathlib import Path
 
 from ..data import Table
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #b10b4369
+# %% ../../nbs/50_paper/02_table_files.ipynb #c29be9ec
 _ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _ESCAPES |= {c: f"\\{c}" for c in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
@@ -21,7 +21,7 @@ def latex_text(words: str) -> str:
     "`words` as LaTeX prints them, in one line; no character of them is a command."
     return "".join(_ESCAPES.get(c, c) for c in " ".join(words.split()))
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #059c2179
+# %% ../../nbs/50_paper/02_table_files.ipynb #4af490de
 _WIDE, _LONG = 60, 40  # letters of a cell that has to be broken into lines, rows of a table that has to be broken
 
 
@@ -47,7 +47,7 @@ def latex_table(rows: list[dict], *, title: str, about: str, label: str) -> str:
         ]
     )  # fmt: skip
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #3c24f831
+# %% ../../nbs/50_paper/02_table_files.ipynb #2f24c6ee
 DASH = "A dash (–): there is no such number, the paper reports none or this run has none."
 
 
