@@ -189,6 +189,7 @@ def _bars(ax: "Axes", rows: list[dict], column: str, colours: list[str]) -> None
         ax.annotate(f"{r[column]:,}", (r[column], y), xytext=(4, 0), textcoords="offset points", size=8, va="center")
     ax.set_xlim(0, 1.12 * max(r[column] for r in rows))
     ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def draw_types(rows: list[dict], *, types: int) -> "Figure":  # noqa: F821
@@ -248,4 +249,6 @@ def draw_students(rows: list[dict]) -> "Figure":  # noqa: F821
         Series("core", "the labels that most test sets share", ORANGE, "s"),
     ]
     words = dict(title="Students on human labels", about=about, axis="F1", limits=(-0.02, 1.02))
-    return draw_lines(list(lines.values()), series, **words)
+    benchmarks = list(dict.fromkeys(benchmark for benchmark, _ in lines))
+    in_order = sorted(lines, key=lambda pair: benchmarks.index(pair[0]))
+    return draw_lines([lines[pair] for pair in in_order], series, **words)

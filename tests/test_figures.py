@@ -6,6 +6,7 @@ import pytest
 
 from finerweb.data import refused
 from finerweb.figures import draw_judgements, draw_students, judgement_rows, student_rows
+from finerweb.languages import packaged_languages
 from finerweb.paper.confidence import (
     confidence_curve,
     confidence_rows,
@@ -17,8 +18,6 @@ from finerweb.paper.confidence import (
 )
 from finerweb.paper.label_language import draw_similarity, similarity_rows
 from finerweb.paper.lines import Series, add_note, draw_lines
-from finerweb.languages import packaged_languages
-from finerweb.text import drawing
 from finerweb.text.stage_picture import svg_table
 
 NOTE = "Run small: 20 passages in 2 languages; teachers lexicon, จังหวัด, مدينة (word lists and rules). " * 4
@@ -57,7 +56,9 @@ def drawn(languages: list[str]) -> dict:
     spans = probabilities(languages)
     return {
         "similarity": draw_similarity(similarity_rows(pairs(languages))),
-        "confidence": draw_confidence(confidence_curve(spans, step=0.01), spans=len(spans), seeds=2),
+        "confidence": draw_confidence(
+            confidence_curve(spans, least=0.5, step=0.01), spans=99, predicted=9, student="binder on e5" * 9, seeds=2
+        ),
         "languages": draw_confidence_languages(confidence_rows(spans)),
         "subsets": draw_subsets(subset_rows(subsets(languages)), ["low", "middle", "high", "top"]),
         "judged": draw_judgements(judgement_rows(verdicts(languages)), "a judge"),
@@ -152,13 +153,15 @@ def test_similarity_is_told_for_each_language_and_all():
 
 
 def test_the_curve_is_the_mean_of_the_seeds_and_falls():
-    points = confidence_curve(probabilities(["eng"]), step=0.01)
+    points = confidence_curve(probabilities(["eng"]), least=0.5, step=0.01)
     at = {p["probability"]: p for p in points}
-    assert points[0]["share"] == 1.0 and at[0.98]["share"] == pytest.approx((0.5 + 0.25) / 2)
-    assert (at[0.98]["low"], at[0.98]["high"]) == (0.25, 0.5) and at[1.0]["share"] == 0
+    assert points[0]["probability"] == 0.5 and points[0]["share"] == 1.0, "of those predicted: three of four"
+    assert at[0.98]["share"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert (at[0.98]["low"], at[0.98]["high"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3)) and at[1.0]["share"] == 0
     assert all(a["share"] >= b["share"] for a, b in zip(points, points[1:], strict=False))
-    certain = confidence_curve([dict(language="eng", fold=0, seed=0, probability=1.0)], step=0.01)
-    assert [(p["probability"], p["share"]) for p in certain] == [(1.0, 1.0)]
+    certain = confidence_curve([dict(language="eng", fold=0, seed=0, probability=1.0)], least=0.5, step=0.25)
+    assert [(p["probability"], p["share"]) for p in certain] == [(0.5, 1.0), (0.75, 1.0), (1.0, 1.0)]
+    assert confidence_curve([dict(language="eng", fold=0, seed=0, probability=0.0)], least=0.5, step=0.25) == []
 
 
 def test_languages_are_in_the_order_of_confidence():
@@ -210,6 +213,7 @@ def test_a_long_example_ends_at_a_blank_and_keeps_only_whole_entities():
     "draw",
     [
         lambda: draw_similarity([]),
+        lambda: draw_confidence([], spans=3, predicted=0, student="s", seeds=1),
         lambda: draw_confidence_languages([]),
         lambda: draw_subsets([], ["low"]),
         lambda: draw_lines([], [], title="T", about="", axis="", limits=(0, 1)),

@@ -268,7 +268,7 @@ def test_an_index_says_why_something_is_not_there(tmp_path):
     words = dict(statement="Run r.", missing=missing)
     (tmp_path / "tt.csv").write_text("x")
     lacking = wanted.entry(tmp_path, "t", **words)
-    assert lacking["files"] == [] and lacking["about"] == "Not there. 35_evaluate/a/b: not made; 1 more are missing"
+    assert lacking["files"] == [] and lacking["about"] == "Not there: 35_evaluate/a/b: not made; 1 more are missing"
     assert set(lacking["missing"]) == {"35_evaluate/a/b", "35_evaluate/a/c"}
     (tmp_path / "t.csv").write_text("x")
     entry = wanted.entry(tmp_path, "t", **words)

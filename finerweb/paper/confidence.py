@@ -6,41 +6,46 @@
 __all__ = ['confidence_curve', 'draw_confidence', 'confidence_rows', 'draw_confidence_languages', 'example_columns',
            'subset_rows', 'draw_subsets', 'read_confidence']
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #66b2719e
+# %% ../../nbs/50_paper/05_confidence.ipynb #0c9db5d1
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
-from math import floor
 from pathlib import Path
 from statistics import fmean, median, quantiles
 
-from ..data import Entity, read_rows
+from ..data import Entity
 from ..languages import languages as known_languages
 from .lines import Series, draw_lines
 from .reported import paper_number
-from ..text.drawing import BLUE, GREY, ORANGE, figure_axes
+from ..text.drawing import BLUE, GREY, ORANGE, figure_axes, printable
 from ..text.stage_picture import COLUMN_WIDTH, Piece, SvgRow, broken_lines, text_groups
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #3abfe0d3
-def confidence_curve(probabilities: list[dict], *, step: float) -> list[dict]:
-    "Points of the curve: `probability`, `share` of the spans that have at least that, `low` and `high` of the seeds."
+# %% ../../nbs/50_paper/05_confidence.ipynb #7fb68661
+def confidence_curve(probabilities: list[dict], *, least: float, step: float) -> list[dict]:
+    """Points of the curve over the spans with `least` and more: `probability`, `share` of them that have at least that,
+    `low` and `high` of the seeds. [] where there are no such spans."""
     seeds: dict[int, list[float]] = {}
     for row in probabilities:
-        seeds.setdefault(row["seed"], []).append(row["probability"])
-    lowest = floor(min(min(values) for values in seeds.values()) / step) * step
-    points = []
-    for n in range(round((1 - lowest) / step) + 1):
-        x = round(lowest + n * step, 6)
-        shares = [sum(p >= x for p in values) / len(values) for values in seeds.values()]
+        if row["probability"] >= least:
+            seeds.setdefault(row["seed"], []).append(row["probability"])
+    ordered, points = [sorted(values) for values in seeds.values()], []
+    for n in range(round((1 - least) / step) + 1 if ordered else 0):
+        x = round(least + n * step, 6)
+        shares = [1 - bisect_left(values, x) / len(values) for values in ordered]
         points.append({"probability": x, "share": fmean(shares), "low": min(shares), "high": max(shares)})
     return points
 
 
-def draw_confidence(points: list[dict], *, spans: int, seeds: int) -> "Figure":  # noqa: F821
-    "The share of spans by the probability that they have at least. (Paper, Figure 6)"
+def draw_confidence(
+    points: list[dict], *, spans: int, predicted: int, student: str, seeds: int
+) -> "Figure":  # noqa: F821
+    """The share of the `predicted` of all `spans` by the probability that they have at least; `student` says what was
+    asked. (Paper, Figure 6)"""
     sure = paper_number("Figure 6", "probability that about half of the spans exceed")
+    asked = f"{student}, {seeds} seed{'s' * (seeds > 1)}; predicted {predicted:,} of {spans:,} labelled spans"
+    title = "How sure a student is of labels that it did not learn from"
+    figure, (ax,) = figure_axes(points, 11, title=title, about=printable(asked, width=100))
     ours = min(points, key=lambda p: abs(p["probability"] - sure))["share"]
-    about = f"{spans:,} probabilities of labelled spans, {seeds} seed{'s' * (seeds > 1)}"
-    figure, (ax,) = figure_axes(points, 11, title="How sure a student is of labels it did not learn", about=about)
     x = [p["probability"] for p in points]
     if seeds > 1:
         low, high = ([p[end] for p in points] for end in ("low", "high"))
@@ -52,11 +57,11 @@ def draw_confidence(points: list[dict], *, spans: int, seeds: int) -> "Figure": 
     ax.grid(axis="y", color="#dddddd", linewidth=0.8)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("probability", size=9)
-    ax.set_ylabel("share of the spans with at least this", size=9)
+    ax.set_ylabel("share of the predicted with at least this", size=9)
     ax.legend(loc="lower left", frameon=False, fontsize=9)
     return figure
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #4721d1a9
+# %% ../../nbs/50_paper/05_confidence.ipynb #716d7732
 def confidence_rows(probabilities: list[dict]) -> list[dict]:
     "One row a language, the surest first: spans, median probability and the ends of the middle 80 %."
     rows = []
@@ -70,11 +75,11 @@ def confidence_rows(probabilities: list[dict]) -> list[dict]:
 
 def draw_confidence_languages(rows: list[dict]) -> "Figure":  # noqa: F821
     "The middle of the probabilities by language."
-    about = "probability of labelled spans; points are medians, lines the middle 80 %"
+    about = "probability of labelled spans, 0 where not found; points are medians, lines the middle 80 %"
     words = dict(title="How sure a student is, by language", about=about, axis="probability")
     return draw_lines(rows, [Series("median", "median")], **words, limits=(-0.02, 1.02))
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #11cb48c5
+# %% ../../nbs/50_paper/05_confidence.ipynb #eaf36ea1
 _LEVELS = ((0.9, "#0072B2"), (0.5, "#6B6B6B"), (0.0, "#B34700"))  # at least this probability: blue, grey, orange
 
 
@@ -108,7 +113,7 @@ def example_columns(examples: Sequence[dict], *, longest: int) -> tuple[list[str
         rows.append(SvgRow(known_languages()[code].name, f"{len(own):,} examples", columns))
     return (["least sure", "surest"], rows) if rows else ([], [])
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #6905920e
+# %% ../../nbs/50_paper/05_confidence.ipynb #976c52c7
 _LOOKS = ((BLUE, "o"), (ORANGE, "s"), ("#009E73", "D"), ("#CC79A7", "^"))
 
 
@@ -133,8 +138,18 @@ def draw_subsets(rows: list[dict], subsets: list[str]) -> "Figure":  # noqa: F82
     words = dict(title="What students learn from sure and unsure labels", about=about, axis="F1", limits=(-0.02, 1.02))
     return draw_lines(rows, series, **words)
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #4fe5e683
+# %% ../../nbs/50_paper/05_confidence.ipynb #241348fa
+_TABLES = {  # file -> the columns that are read
+    "probabilities": ["language", "fold", "seed", "probability"],
+    "examples": ["language", "text", "entities"],
+    "subsets": ["subset", "language", "seed", "f1"],
+}
+
+
 def read_confidence(folder: Path) -> dict[str, list[dict]]:
     "The tables `probabilities`, `examples` and `subsets` of `40_confidence`; [] for one that it did not write."
-    names = ("probabilities", "examples", "subsets")
-    return {n: read_rows(folder / f"{n}.parquet") if (folder / f"{n}.parquet").is_file() else [] for n in names}
+    import pyarrow.parquet as pq
+
+    files = {name: folder / f"{name}.parquet" for name in _TABLES}
+    there = {name: pq.read_table(files[name], columns=_TABLES[name]) for name in _TABLES if files[name].is_file()}
+    return {name: there[name].to_pylist() if name in there else [] for name in _TABLES}

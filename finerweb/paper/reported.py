@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['REPORTED', 'OURS', 'DIFFERENCE', 'paper_rows', 'paper_number', 'difference', 'difference_row']
 
-# %% ../../nbs/50_paper/00_reported.ipynb #1045104a
+# %% ../../nbs/50_paper/00_reported.ipynb #567d3a63
 import csv
 from numbers import Real
 from pathlib import Path
 
-# %% ../../nbs/50_paper/00_reported.ipynb #63ef5176
+# %% ../../nbs/50_paper/00_reported.ipynb #2307b179
 REPORTED, OURS, DIFFERENCE = "reported", "this run", "difference"
 
 
@@ -34,7 +34,7 @@ def paper_number(figure: str, measure: str) -> float:
     numbers = {(row["figure"], row["measure"]): row["value"] for row in paper_rows(asset("paper/figures.csv"))}
     return numbers[figure, measure]
 
-# %% ../../nbs/50_paper/00_reported.ipynb #dfca5815
+# %% ../../nbs/50_paper/00_reported.ipynb #ad59b94b
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

@@ -6,7 +6,7 @@
 __all__ = ['TRAINED_BY', 'THE_PAPER', 'model_name', 'run_statement', 'missing_of', 'why_missing', 'study_folder',
            'Wanted', 'contents', 'write_index']
 
-# %% ../../nbs/50_paper/01_statement.ipynb #6c2149bd
+# %% ../../nbs/50_paper/01_statement.ipynb #797f9197
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data import asset, write_text
 from ..store import Task, finished, output_folder, read_error
 
-# %% ../../nbs/50_paper/01_statement.ipynb #b1c12aff
+# %% ../../nbs/50_paper/01_statement.ipynb #b24161a9
 TRAINED_BY = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 _CHAT = ("endpoint", "batch", "vllm")  # kinds of teachers that are language models
 _THEIRS = ("gpt-4o-mini", "gemma-3-27b")  # the paper's
@@ -50,7 +50,7 @@ def _student(meta: dict) -> str:
     learned = f" on {sentences:,} sentences" if sentences else ""
     return f"{of.get('student', 'student')} (encoder {encoder}{steps}{learned})"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #023b46b0
+# %% ../../nbs/50_paper/01_statement.ipynb #65d81b0d
 def run_statement(
     run: str,
     *,
@@ -75,7 +75,7 @@ def run_statement(
     rest = "the paper's teachers, languages and sizes." if whole else f"not the paper's results: it has {THE_PAPER}."
     return f"Run {run}: {'; '.join(parts)}.{none} These are {rest}"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #8b5314e9
+# %% ../../nbs/50_paper/01_statement.ipynb #2f8817df
 def missing_of(stages: tuple[str, ...], missing: Mapping[str, str]) -> dict[str, str]:
     "The missing outputs (stage/key -> why) that are of one of `stages`."
     return {name: why for name, why in missing.items() if name.split("/")[0] in stages}
@@ -90,13 +90,13 @@ def why_missing(stages: tuple[str, ...], missing: Mapping[str, str], otherwise: 
     more = f"; {len(others):,} more are missing" if others else ""
     return f"{name}: {' '.join(why.split())[:300]}{more}"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #3629c25a
+# %% ../../nbs/50_paper/01_statement.ipynb #d22e861e
 def study_folder(task: Task, stage: str) -> Path | None:
     "The output of a study, put on record; None where there is none, which is missing only if it was tried and failed."
     folder = output_folder(task.home, task.run, stage)
     return task.optional(stage) if finished(folder) or read_error(folder) else None
 
-# %% ../../nbs/50_paper/01_statement.ipynb #1ef14274
+# %% ../../nbs/50_paper/01_statement.ipynb #054fff28
 @dataclass(frozen=True, slots=True)
 class Wanted:
     "A figure or table that a run should have."
@@ -115,7 +115,7 @@ class Wanted:
     def entry(self, folder: Path, name: str, *, statement: str, missing: Mapping[str, str]) -> dict:
         "Its entry of the index, with the files of that `name` in `folder`; `missing` is that of the task."
         files = sorted(p.name for p in folder.iterdir() if p.stem == name)
-        absent = f"Not there. {why_missing(self.stages, missing, self.empty)}"
+        absent = f"Not there: {why_missing(self.stages, missing, self.empty)}"
         about = f"{self.caption} {statement}" if files else absent
         of = {"title": self.heading, "about": about, "paper": self.paper, "files": files}
         return of | {"missing": missing_of(self.stages, missing)}

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DASH', 'latex_text', 'latex_table', 'write_table']
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #5dc2157f
+# %% ../../nbs/50_paper/02_table_files.ipynb #d7b6a189
 import csv
 import re
 from pathlib import Path
 
 from ..data import Table
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #c29be9ec
+# %% ../../nbs/50_paper/02_table_files.ipynb #1132869d
 _ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _ESCAPES |= {c: f"\\{c}" for c in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
@@ -21,8 +21,9 @@ def latex_text(words: str) -> str:
     "`words` as LaTeX prints them, in one line; no character of them is a command."
     return "".join(_ESCAPES.get(c, c) for c in " ".join(words.split()))
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #4af490de
-_WIDE, _LONG = 60, 40  # letters of a cell that has to be broken into lines, rows of a table that has to be broken
+# %% ../../nbs/50_paper/02_table_files.ipynb #e9248917
+# Letters of a cell that is broken into lines, rows of a table that goes over pages, columns that need small letters.
+_WIDE, _LONG, _MANY = 60, 40, 8
 
 
 def latex_table(rows: list[dict], *, title: str, about: str, label: str) -> str:
@@ -32,22 +33,17 @@ def latex_table(rows: list[dict], *, title: str, about: str, label: str) -> str:
     kinds = "".join("r" if n else "p{7cm}" if w > _WIDE else "l" for n, w in zip(numbers, widest, strict=True))
     body = [" & ".join(map(latex_text, line)) + r" \\" for line in (heads, *lines)]
     caption = rf"\caption{{{latex_text(title)}. {latex_text(about)}}}\label{{tab:{re.sub('[^a-z0-9]', '-', label)}}}"
-    head = [r"\toprule", body[0], r"\midrule"]
+    small = [r"\scriptsize"] if len(heads) > _MANY else []
+    head, foot = [r"\toprule", body[0], r"\midrule"], r"\bottomrule"
     if len(rows) > _LONG:
-        return "\n".join(
-            [
-                rf"\begin{{longtable}}{{{kinds}}}", caption + r" \\", *head, r"\endhead", *body[1:],
-                r"\bottomrule", r"\end{longtable}", "",
-            ]
-        )  # fmt: skip
-    return "\n".join(
-        [
-            r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{kinds}}}", *head, *body[1:],
-            r"\bottomrule", r"\end{tabular}", caption, r"\end{table}", "",
-        ]
-    )  # fmt: skip
+        begin, end = ["{", *small, rf"\begin{{longtable}}{{{kinds}}}", caption + r" \\"], [r"\end{longtable}", "}"]
+        head.append(r"\endhead")
+    else:
+        begin = [r"\begin{table}", r"\centering", *small, rf"\begin{{tabular}}{{{kinds}}}"]
+        end = [r"\end{tabular}", caption, r"\end{table}"]
+    return "\n".join([*begin, *head, *body[1:], foot, *end, ""])
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #2f24c6ee
+# %% ../../nbs/50_paper/02_table_files.ipynb #c36e164f
 DASH = "A dash (–): there is no such number, the paper reports none or this run has none."
 
 
