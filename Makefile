@@ -65,7 +65,7 @@ lessons: $(READY)
 
 tests: $(READY)
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q -ra tests
+	@$(BIN)/python -m pytest -q -ra -n $(WORKERS) --dist loadfile tests
 
 export: $(READY)
 	$(BIN)/python .ci/notebooks.py header

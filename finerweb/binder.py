@@ -16,6 +16,7 @@ from .data import broader, entity_types
 from .languages import language as find_language
 from .languages import packaged_languages
 from .models.encoders import load_tokenizer
+from .models.model_card import model_end, model_head, plain
 from .student.model import SpanBinder
 from .student.targets import voted_concepts
 from .student.windows import unread_share
@@ -165,21 +166,6 @@ def read_descriptions(source: str) -> dict[str, str]:
     return descriptions
 
 # %% ../nbs/33_binder.ipynb #639e72a8
-def _header(codes: Sequence[str]) -> list[str]:
-    "The lines that the model hub reads."
-    return [
-        "---",
-        "library_name: finerweb",
-        "pipeline_tag: token-classification",
-        "tags: [named-entity-recognition, span, bi-encoder, finerweb]",
-        "language:",
-        *(f"- {code}" for code in codes),
-        "license: other",
-        "license_name: see-below",
-        "---",
-    ]
-
-
 def _use(name: str, labels: Sequence[str]) -> list[str]:
     "How to load the model and ask it for entities."
     examples = [label for label in labels if label in ("person", "location", "organization")] or list(labels[:3])
@@ -207,9 +193,15 @@ def model_card(
     if model.config.contrastive:
         kind = "contrastive, with the [CLS] token as threshold (Binder)"
     listed = ", ".join(labels[:60]) + (f" and {len(labels) - 60} more" if len(labels) > 60 else "")
+    scores = {"sentences held out, labelled by the teachers": counts["held_out_f1"]} if counts["held_out"] else {}
+    head = model_head(
+        name=name, task="token-classification", languages=[language.iso639_3 for language in languages],
+        encoders=[parameters["encoder"], parameters["label_encoder"]], scores=scores,
+        tags=["named-entity-recognition", "span", "bi-encoder"],
+    )  # fmt: skip
     lines = [
-        *_header([language.iso639_3 for language in languages]),
-        f"# {name}",
+        head,
+        f"# {plain(name)}",
         f"Finds entities of any type that you can name, in {', '.join(language.name for language in languages)}."
         " Entities are character spans; no words are cut.",
         *_use(name, labels),
@@ -223,9 +215,9 @@ def model_card(
         f"F1 {counts['held_out_f1']} against the teachers' own labels on {counts['held_out']} sentences held out, at"
         f" the threshold {model.config.threshold:.3f}. That says how well it learnt its teachers, not how right they"
         " are: score it on human labels (`finerweb`, stage 35_evaluate) before you rely on it.",
-        "## Licence",
-        "The weights come from the encoders named above and from web text with labels by the teachers: mind the"
-        " licences of the encoders, of the text (FineWeb and FineWeb-2: ODC-By 1.0) and the terms of the teachers.",
-        "",
+        model_end(
+            "Texts of FineWeb and FineWeb-2 are under ODC-By 1.0.",
+            "It finds names of people. Whoever uses it for that has to mind their privacy and the law.",
+        ),
     ]
     return "\n".join(lines)

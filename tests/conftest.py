@@ -1,5 +1,6 @@
 """Where the tests find things. They reach no model hub, and skip, with a reason, what needs data that is not there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from finerweb.data import lesson_entity
 
@@ -142,8 +144,15 @@ def profile_file() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, finerweb) -> tuple[Path, subprocess.CompletedProcess]:
     """(a folder, what the command printed): the small run, two workers, from the sample to the student's score, in
-    `runs/small` of the folder. Nobody writes into it."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = finerweb(folder, "run", write_profile(folder), "--stages", "19_judge,20_publish,35_evaluate")
+    `runs/small` of the folder. Nobody writes into it. Processes that share the tests make it once."""
+    top = tmp_path_factory.getbasetemp()
+    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "finished"
+    with FileLock(f"{folder}.lock"):
+        record = folder / "command.json"
+        if not record.is_file():
+            folder.mkdir(exist_ok=True)
+            made = finerweb(folder, "run", write_profile(folder), "--stages", "19_judge,20_publish,35_evaluate")
+            record.write_text(json.dumps([made.returncode, made.stdout, made.stderr]), encoding="utf-8")
+    done = subprocess.CompletedProcess("run", *json.loads(record.read_text(encoding="utf-8")))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done

@@ -241,14 +241,15 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     assert f"3 tasks wait for 18_sentences swh, which failed: {waiting}" in ended.stdout
     assert "benchmark 'lost': no data" in ended.stdout
     missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
-    assert set(missing["20_publish"]) == {"18_sentences/swh"}
+    assert set(missing["20_publish"]) == {"18_sentences/swh", "19_judge/eng", "30_benchmarks/lost"}
     assert "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
     students = {"33_binder/tiny", "35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
     assert set(missing["50_figures"]) == {"18_sentences/swh", "19_judge/eng"} | students
     assert missing["51_tables"]["35_evaluate/tiny/sample-swh"].startswith("not begun: needs ")
     variant = run / "20_publish" / "merged-english-passages"
     assert sorted(p.name for p in variant.iterdir()) == ["README.md", "eng"]
-    assert "18_sentences/swh: FileExistsError" in (variant / "README.md").read_text()
+    card = (variant / "README.md").read_text()
+    assert "18_sentences/swh: FileExistsError" in card and "30_benchmarks" not in card and "sample-swh" in card
     assert (run / "50_figures" / "types.png").is_file() and (run / "51_tables" / "table3_datasets.md").is_file()
     notebook = (run / "50_figures" / "notebook.ipynb").read_text(encoding="utf-8")
     assert "missing: 19_judge/eng: FileExistsError" in notebook

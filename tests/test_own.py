@@ -115,7 +115,7 @@ def test_a_language_of_the_profile_goes_through_all_stages(run):
 def test_status_and_the_list_of_languages_know_the_runs_own(run, finerweb, tmp_path):
     folder, _ = run
     ended = finerweb(tmp_path, "status", "--home", folder / "runs", "--each")
-    assert "study: 16 of 16 tasks up to date" in ended.stdout and " ltz " in ended.stdout
+    assert re.search(r"study: (\d+) of \1 tasks up to date", ended.stdout) and " ltz " in ended.stdout
     ended = finerweb(tmp_path, "languages", "--profile", folder / "study.yaml")
     assert "│ ltz  │ Luxembourgish " in ended.stdout
 

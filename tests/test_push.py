@@ -14,7 +14,14 @@ from push_server import PushHub
 
 from finerweb.data import asset
 from finerweb.dataset import push as push_module
-from finerweb.dataset.checks import FaultyDataset, benchmark_texts, dataset_faults, file_faults, leak_faults
+from finerweb.dataset.checks import (
+    FaultyDataset,
+    LeakFinder,
+    benchmark_texts,
+    dataset_faults,
+    file_faults,
+    leak_faults,
+)
 from finerweb.dataset.push import files_to_push, push_dataset, push_model
 from finerweb.text.segment import tokens
 
@@ -197,7 +204,7 @@ def test_a_test_set_is_found_in_any_variant_and_beside_the_run(tmp_path):
     pq.write_table(pa.table({"text": ["WANGARI  Maathai alizaliwa Nyeri , Kenya ."]}), tests / "rows.parquet")
     texts = benchmark_texts(variants)
     assert list(texts) == ["mine"]
-    faults = leak_faults(variants, texts, share=0.8, shortest=20)
+    faults = leak_faults(variants, LeakFinder(texts, share=0.8, shortest=20))
     assert sorted(fault.file for fault in faults) == [
         f"{name}/swh/train.parquet" for name in ("lexicon-english-passages", "merged-english-passages")
     ]
@@ -371,7 +378,7 @@ def test_a_model_is_pushed_as_a_model(tmp_path, to_hub):
         push_model(model, "someone/student")
     save_file({"weight": np.arange(1000.0)}, model / "model.safetensors")
     (model / "config.json").write_text(json.dumps({"model_type": "span-binder"}))
-    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Student\n")
+    (model / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [sw]\n---\n# Student\n")
     with to_hub(PushHub({"put": ["cut"]})) as hub:
         push = push_model(model, "someone/student")
         files = hub.repository("someone/student", "model").files["main"]

@@ -8,16 +8,17 @@ import pytest
 from hub_server import Hub
 
 from finerweb.data import check_rows, read_rows
-from finerweb.dataset.released import (
+from finerweb.runner.plan import plan, up_to_date
+from finerweb.runner.profiles import change_profile, load_profile
+from finerweb.source.released import (
     import_language,
     language_rows,
     open_released,
+    released_about,
     released_files,
     released_fingerprint,
 )
-from finerweb.runner.plan import plan
-from finerweb.runner.profiles import change_profile, load_profile
-from finerweb.store import Task, fingerprint, is_done, read_meta
+from finerweb.store import Task, read_meta
 from finerweb.text.segment import tokens
 
 _SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
@@ -60,12 +61,13 @@ def test_every_layout_is_read_and_every_row_is_one_of_16_merge(tmp_path, layout)
     files = open_released(str(tmp_path))
     assert list(files.languages) == sorted(TEXTS) and not files.unknown
     for language, (text, spans) in TEXTS.items():
-        rows, dropped, counts = language_rows(files, language)
-        (row,) = check_rows(rows, "16_merge")
-        assert not dropped and counts == {"characters": len(spans), "sentences": 1}
+        released = language_rows(files, language)
+        (row,) = check_rows(released.rows, "16_merge")
+        assert not released.dropped and released.counts == {"characters": len(spans), "sentences": 1}
+        assert not released.scores, "the paper gives none"
         assert (row["text"], row["language"], row["document_id"]) == (text, language, f"{language}_2200")
         assert [(e["start"], e["end"], e["label"]) for e in row["entities"]] == sorted(spans)
-        assert {e["score"] for e in row["entities"]} == {1.0} and row["entities"][0]["teachers"] == ["released"]
+        assert {e["score"] for e in row["entities"]} == {1.0} and row["entities"][0]["teachers"] == []
         assert row["script"] == {"tha": "Thai", "arb": "Arab", "eng": "Latn"}[language]
 
 
@@ -116,8 +118,9 @@ def in_utf16(row: dict) -> dict:
 def test_characters_that_do_not_fit_give_way_to_tokens(tmp_path, spoil):
     row = paper_row("eng", "eng_0")
     put(tmp_path / "eng" / "train.parquet", [spoil(row)])
-    ((merged,), dropped, counts) = language_rows(open_released(str(tmp_path)), "eng")
-    assert not dropped and counts["tokens"] == 2 and not counts["characters"]
+    released = language_rows(open_released(str(tmp_path)), "eng")
+    (merged,) = released.rows
+    assert not released.dropped and released.counts["tokens"] == 2 and not released.counts["characters"]
     named = {merged["text"][e["start"] : e["end"]]: e["label"] for e in merged["entities"]}
     assert named == {"Wangari Maathai": "person", "Nyeri": "city"}
 
@@ -125,16 +128,17 @@ def test_characters_that_do_not_fit_give_way_to_tokens(tmp_path, spoil):
 def test_a_release_without_character_spans_is_read_by_its_tokens(tmp_path):
     rows = [{c: row[c] for c in PAPER.names if c != "char_spans"} for row in [paper_row("tha", "tha_0")]]
     put(tmp_path / "tha" / "train.parquet", rows, PAPER.remove(2))
-    (merged,), _, counts = language_rows(open_released(str(tmp_path)), "tha")
-    assert counts["tokens"] == 3
+    released = language_rows(open_released(str(tmp_path)), "tha")
+    (merged,) = released.rows
+    assert released.counts["tokens"] == 3
     assert [(e["start"], e["end"]) for e in merged["entities"]] == [(0, 7), (0, 12), (20, 31)]
 
 
 def test_tokens_that_are_not_in_the_text_leave_the_characters_alone(tmp_path):
     row = paper_row("eng", "eng_0") | {"tokens": ["<unk>"] * 9}
     put(tmp_path / "eng" / "train.parquet", [row])
-    _, dropped, counts = language_rows(open_released(str(tmp_path)), "eng")
-    assert not dropped and counts["characters_alone"] == 2
+    released = language_rows(open_released(str(tmp_path)), "eng")
+    assert not released.dropped and released.counts["characters_alone"] == 2
 
 
 WRONG = {
@@ -151,47 +155,98 @@ def test_a_bad_row_is_kept_aside_and_stops_no_other(tmp_path, wrong):
     rows = [paper_row("eng", f"eng_{n}") for n in range(1500)]
     rows[1200] |= WRONG[wrong]
     put(tmp_path / "eng" / "train.parquet", rows)
-    merged, dropped, counts = language_rows(open_released(str(tmp_path)), "eng")
-    assert len(merged) == 1499 and counts["characters"] == 2 * 1499
-    assert [row["reason"] for row in dropped] == [wrong.split()[0]]
-    assert dropped[0]["detail"].startswith("eng/train.parquet: ")
+    released = language_rows(open_released(str(tmp_path)), "eng")
+    assert len(released.rows) == 1499 and released.counts["characters"] == 2 * 1499
+    assert [row["reason"] for row in released.dropped] == [wrong.split()[0]]
+    assert released.dropped[0]["detail"].startswith("eng/train.parquet: ")
 
 
-def test_our_own_columns_are_kept(tmp_path):
+def test_a_sentence_beside_its_passage_is_kept_aside(tmp_path):
+    rows = [paper_row("eng", name) for name in ("eng_0-s0", "eng_0", "eng_1-s0")]
+    put(tmp_path / "eng" / "train.parquet", rows)
+    released = language_rows(open_released(str(tmp_path)), "eng")
+    assert [row["id"] for row in released.rows] == ["eng_0", "eng_1-s0"] and released.counts["sentences"] == 1
+    assert [(row["id"], row["reason"]) for row in released.dropped] == [("eng_0-s0", "wrong_id")]
+
+
+def own_schema() -> pa.Schema:
     more = [("score", pa.float64()), ("probability", pa.float64()), ("teachers", pa.list_(pa.string()))]
     spans = pa.list_(pa.struct([*_SPAN, *(pa.field(*part) for part in more)]))
     own = [pa.field(c, pa.string()) for c in ("language", "script", "url", "document_id")]
-    schema = pa.schema([*PAPER, *own]).set(2, pa.field("char_spans", spans))
+    return pa.schema([*PAPER, *own]).set(2, pa.field("char_spans", spans))
+
+
+def test_our_own_columns_are_kept(tmp_path):
     place = {"language": "tha", "script": "Thai", "url": "https://x.org", "document_id": "<1>"}
     row = paper_row("tha", "tha_7") | place
     for n, span in enumerate(row["char_spans"]):
-        span.update(score=0.7, probability=[0.9, None, 0.2][n], teachers=["lexicon", "gemma"])
+        span.update(score=[0.7, 0.7, 2.0][n], probability=[0.9, None, 0.2][n], teachers=["lexicon", "gemma"])
     other = row | {"id": "tha_8", "language": "eng"}
-    put(tmp_path / "tha" / "train.parquet", [row, other], schema)
-    (merged,), (aside,), counts = language_rows(open_released(str(tmp_path)), "tha")
-    assert (merged["url"], merged["document_id"], counts["sentences"]) == ("https://x.org", "<1>", 0)
+    put(tmp_path / "tha" / "train.parquet", [row, other], own_schema())
+    released = language_rows(open_released(str(tmp_path)), "tha")
+    (merged,), (aside,) = released.rows, released.dropped
+    assert (merged["url"], merged["document_id"], released.counts["sentences"]) == ("https://x.org", "<1>", 0)
     assert [(e["score"], e["teachers"]) for e in merged["entities"]] == [
         (0.7, ["lexicon", "gemma"]), (0.9, ["lexicon", "gemma"]), (0.2, ["lexicon", "gemma"])
     ]  # fmt: skip
+    assert released.scores == {"tha_7": [[0.7, None], [0.7, 0.9], [None, 0.2]]}, "2.0 is no score"
     assert aside["reason"] == "wrong_language" and "'eng', in the folder tha" in aside["detail"]
+
+
+CARDS = {
+    "license: CC-BY-4.0\npretty_name: 'A <b>name</b>'": ("A <b>name</b>", "cc-by-4.0"),
+    "license: [odc-by]": ("release", "odc-by"),
+    "license: [odc-by, mit]": ("release", ""),
+    "license: unknown": ("release", ""),
+    "license: {a: b}\npretty_name: [1]": ("release", ""),
+    "license: 'no name <'": ("release", ""),
+    ": : :": ("release", ""),
+}
+
+
+@pytest.mark.parametrize("head", CARDS)
+def test_what_is_said_of_a_dataset_is_its_cards_and_never_a_path(tmp_path, head):
+    folder = tmp_path / "release"
+    put(folder / "tha" / "train.parquet", [paper_row("tha", "tha_0")])
+    (folder / "README.md").write_text(f"---\n{head}\n---\n# Card\n")
+    name, licence = CARDS[head]
+    assert released_about(str(folder), open_released(str(folder))) == {"name": name, "license": licence}
+
+
+WRONG_COLUMNS = {
+    "tokens": pa.schema([PAPER.field("id"), PAPER.field("tokens")]),
+    "numbers for names": PAPER.set(0, pa.field("id", pa.int64())),
+    "texts for spans": PAPER.set(2, pa.field("char_spans", pa.list_(pa.string()))),
+    "spans without labels": PAPER.set(2, pa.field("char_spans", pa.list_(pa.struct([("start", pa.int64())])))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_COLUMNS)
+def test_columns_that_are_none_of_a_release_are_refused(tmp_path, wrong):
+    put(tmp_path / "tha" / "train.parquet", [], WRONG_COLUMNS[wrong])
+    with pytest.raises(ValueError, match="tha/train.parquet has the columns id, .*: expected id and text as strings"):
+        language_rows(open_released(str(tmp_path)), "tha")
 
 
 def test_a_file_that_is_none_is_an_error_with_its_name(tmp_path):
     put(tmp_path / "eng" / "train.parquet", [paper_row("eng", "eng_0")])
-    columns = pa.schema([PAPER.field("id"), PAPER.field("tokens")])
-    path = put(tmp_path / "tha" / "train.parquet", [{"id": "a", "tokens": []}], columns)
-    with pytest.raises(ValueError, match="tha/train.parquet has the columns id, tokens: expected id, text, and char"):
-        language_rows(open_released(str(tmp_path)), "tha")
+    path = put(tmp_path / "tha" / "train.parquet", [paper_row("tha", "tha_0")])
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="tha/train.parquet cannot be read as parquet"):
         language_rows(open_released(str(tmp_path)), "tha")
-    assert language_rows(open_released(str(tmp_path)), "eng")[0]
+    assert language_rows(open_released(str(tmp_path)), "eng").rows
 
 
-def test_from_the_hub(tmp_path, monkeypatch):
+@pytest.fixture
+def on_hub(tmp_path, monkeypatch):
+    "A hub with a dataset of three languages and a file that is no data."
     constants = pytest.importorskip("huggingface_hub.constants")
-    put(tmp_path / "hub/whoisjones/fiNERweb/tha/train.parquet", [paper_row("tha", "tha_2200-s0")])
-    (tmp_path / "hub/whoisjones/fiNERweb/evil.py").write_text("1")
+    released = tmp_path / "hub/whoisjones/fiNERweb"
+    for code in TEXTS:
+        put(released / code / "train.parquet", [paper_row(code, f"{code}_2200-s0")])
+    put(released / "klingon/train.parquet", [])
+    (released / "evil.py").write_text("1")
+    (released / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     with Hub(tmp_path / "hub") as hub:
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
@@ -200,33 +255,59 @@ def test_from_the_hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub._snapshot_download.constants", constants)
-        files = open_released("whoisjones/fiNERweb")
-        assert list(files.languages) == ["tha"] and len(language_rows(files, "tha")[0]) == 1
-        assert not list((tmp_path / "cache").rglob("evil.py"))
+        yield hub
+
+
+def test_from_the_hub_come_the_wanted_languages_and_later_the_cache_does(on_hub, tmp_path, monkeypatch):
+    name = "whoisjones/fiNERweb"
+    with pytest.raises(ValueError, match="has no rows of fra; it has arb, eng, tha"):
+        open_released(name, ["fra", "tha"])
+    files = open_released(name, ["tha"])
+    assert {path for path, *_ in on_hub.asked} == {"README.md", "tha/train.parquet"}
+    assert list(files.languages) == ["tha"] and len(language_rows(files, "tha").rows) == 1
+    assert files.unknown == {"klingon/train.parquet": "klingon/train.parquet is no known language"}
+    assert released_about("hub:" + name, files) == {"name": name, "license": "cc-by-4.0"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert language_rows(open_released(name, ["tha"]), "tha").rows
+    with pytest.raises((ConnectionError, ValueError), match="the hub did not give|has no rows of eng; it has tha"):
+        open_released(name, ["eng"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert list(open_released(name).languages) == sorted(TEXTS)
+    assert not list((tmp_path / "cache").rglob("evil.py"))
+    for wanted in ([], ["tha"]):
         with pytest.raises(ConnectionError, match="the hub did not give nobody/nothing"):
-            open_released("nobody/nothing")
-    for name in ("/no/such", "no such", "whoisjones"):
-        with pytest.raises(ValueError, match="is no folder here"):
-            open_released(name)
+            open_released("nobody/nothing", wanted)
+
+
+@pytest.mark.parametrize("name", ["/no/such", "no such", "whoisjones"])
+def test_what_is_neither_a_folder_nor_a_name_on_the_hub_is_refused(name):
+    with pytest.raises(ValueError, match="is no folder here"):
+        open_released(name)
+
+
+def imported(source: Path, **changes: object) -> list:
+    words = dict(languages="", source="", workers=0, settings=[], imported=str(source))
+    return plan(change_profile(load_profile("imported"), **words | changes))
 
 
 def test_what_is_written_is_what_the_plan_of_a_run_looks_for(tmp_path):
-    "`finerweb import` writes what a plan whose `16_merge` needs `imported` finds up to date."
-    source = tmp_path / "released"
+    source, home = tmp_path / "released", str(tmp_path / "runs")
+    put(source / "eng" / "train.parquet", [paper_row("eng", "eng_0")])
     put(source / "tha" / "train.parquet", [paper_row("tha", "tha_0"), paper_row("tha", "tha_0")])
-    profile = change_profile(load_profile("demo"), languages="tha", source="", workers=0, settings=[])
-    planned = next(task for task in plan(profile) if task.name == ("16_merge", ("tha",)))
-    home = str(tmp_path / "runs")
-    task = Task(home, "mine", "16_merge", ("tha",), parameters=planned.parameters)
-    assert import_language(task, open_released(str(source)), str(source))["rows"] == 1
-    inputs = {"imported": released_fingerprint(str(source), "tha")}
-    assert is_done(task.folder, fingerprint("16_merge", ("tha",), planned.parameters, inputs))
+    merges = [task for task in imported(source, languages="eng,tha") if task.stage == "16_merge"]
+    for planned in merges:
+        task = Task(home, "mine", "16_merge", planned.key, parameters=planned.parameters)
+        rows, _ = import_language(task, *planned.key, str(source))
+        assert len(rows) == 1
+    assert [up_to_date(task, home, "mine") for task in merges] == [True, True]
     meta = read_meta(task.folder)
     assert meta["dropped"] == {"wrong_id": 1} and meta["notes"] == ["1 of 2 released rows are kept aside"]
     assert read_rows(task.folder / "dropped.parquet")[0]["detail"] == "tha/train.parquet: stands there twice"
     put(source / "tha" / "train.parquet", [paper_row("tha", "tha_1")])
-    inputs = {"imported": released_fingerprint(str(source), "tha")}
-    assert not is_done(task.folder, fingerprint("16_merge", ("tha",), planned.parameters, inputs)), "the source changed"
+    assert [up_to_date(task, home, "mine") for task in merges] == [True, False], "the file of one language changed"
     put(source / "tha" / "train.parquet", [])
     with pytest.raises(ValueError, match="no row of tha in .* can be used: its files are empty"):
-        import_language(task, open_released(str(source)), str(source))
+        import_language(task, "tha", str(source))
+    (source / "tha" / "train.parquet").unlink()
+    with pytest.raises(ValueError, match="has no rows of tha; it has eng"):
+        released_fingerprint(str(source), "tha")

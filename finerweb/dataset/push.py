@@ -21,7 +21,7 @@ import pyarrow as pa
 import yaml
 
 from ..data import Table
-from .checks import Fault, FaultyDataset, benchmark_texts, dataset_faults, leak_faults
+from .checks import Fault, FaultyDataset, LeakFinder, benchmark_texts, dataset_faults, leak_faults
 from ..source.documents import error_text, worth_retrying
 from ..source.files import file_problem
 
@@ -75,7 +75,8 @@ def card_faults(folder: Path, files: Sequence[str], repo_type: str) -> list[Faul
         head = card((folder / "README.md").read_text(encoding="utf-8")).data.to_dict()
     except (ValueError, TypeError, yaml.YAMLError) as error:
         return [Fault("README.md", -1, "", "card", f"its head cannot be read: {error_text(error)}")]
-    problems = [] if head.get("license") else ["license is missing in its head"]
+    needed = ["license"] if repo_type == "dataset" else ["license", "language"]
+    problems = [f"{name} is missing in its head" for name in needed if not head.get(name)]
     if repo_type == "dataset":
         configs = head.get("configs") or []
         patterns = [pattern for config in configs for pattern in _patterns(config)]
@@ -292,7 +293,7 @@ def push_dataset(
     repo: str,  # OWNER/NAME
     *,
     schemas: Sequence[pa.Schema],  # one of which each file must have
-    share: float,  # as `leak_faults` takes them
+    share: float,  # as `LeakFinder` takes them
     shortest: int,
     tests: Mapping[str, Sequence[str]] | None = None,  # test set -> its texts; None: as `benchmark_texts` finds them
     private: bool = True,
@@ -308,7 +309,7 @@ def push_dataset(
     if not any(fault.row == -1 for fault in faults):
         tests = benchmark_texts(folder) if tests is None else tests
         print(f"{folder.name} is compared with {', '.join(tests) or 'no test set'}")
-        faults += leak_faults(folder, tests, share=share, shortest=shortest)
+        faults += leak_faults(folder, LeakFinder(tests, share=share, shortest=shortest))
     return _push(folder, repo, "dataset", faults, private=private, dry_run=dry_run, revision=revision)
 
 

@@ -6,35 +6,44 @@
 __all__ = ['set_statistics', 'sentence_statistics', 'judged_quality', 'language_quality', 'quality_line']
 
 # %% ../../nbs/20_dataset/01_statistics.ipynb #9d94b091
-from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+import pyarrow.compute as pc
+
+from .rows import LabelledTexts
+
 # %% ../../nbs/20_dataset/01_statistics.ipynb #6629cdda
-def set_statistics(rows: list[dict], *, language: str, annotator: str) -> dict:
+def set_statistics(labelled: LabelledTexts, *, language: str, annotator: str) -> dict:
     "The columns of the paper's Tables 3, 8 and 9 for one language and annotator; `types` counts each label."
-    passages, types = max(1, len(rows)), [{e["label"] for e in r["entities"]} for r in rows]
-    characters, annotations = sum(len(r["text"]) for r in rows), sum(len(r["entities"]) for r in rows)
+    passages, annotations = len(labelled.texts), len(labelled.row)
+    labels = labelled.about["label"].combine_chunks().dictionary_encode()
+    names, codes = labels.dictionary.to_pylist(), labels.indices.to_numpy()
+    counts = dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
+    types = len(np.unique(labelled.row * max(1, len(names)) + codes))  # of each passage, added up
+    whole = max(1, passages)
     return {
         "language": language,
         "annotator": annotator,
-        "passages": len(rows),
-        "avg_chars": round(characters / passages, 1),
+        "passages": passages,
+        "avg_chars": round(int(labelled.firsts[-1]) / whole, 1),
         "annotations": annotations,
-        "annotations_per_passage": round(annotations / passages, 2),
-        "types_per_passage": round(sum(map(len, types)) / passages, 2),
-        "distinct_types": len(set().union(*types)),
-        "types": dict(sorted(Counter(e["label"] for r in rows for e in r["entities"]).items())),
+        "annotations_per_passage": round(annotations / whole, 2),
+        "types_per_passage": round(types / whole, 2),
+        "distinct_types": len(names),
+        "types": dict(sorted(counts.items())),
     }
 
 
-def sentence_statistics(rows: list[dict]) -> dict:
+def sentence_statistics(labelled: LabelledTexts) -> dict:
     "Of one language's and annotator's sentences: how many, their mean length, their entities, and how many have none."
-    sentences = max(1, len(rows))
+    sentences = len(labelled.texts)
+    whole = max(1, sentences)
     return {
-        "sentences": len(rows),
-        "avg_chars": round(sum(len(r["text"]) for r in rows) / sentences, 1),
-        "entities_per_sentence": round(sum(len(r["entities"]) for r in rows) / sentences, 2),
-        "without_entities": sum(not r["entities"] for r in rows),
+        "sentences": sentences,
+        "avg_chars": round(int(labelled.firsts[-1]) / whole, 1),
+        "entities_per_sentence": round(len(labelled.row) / whole, 2),
+        "without_entities": sentences - len(np.unique(labelled.row)),
     }
 
 # %% ../../nbs/20_dataset/01_statistics.ipynb #07b9839e
@@ -53,20 +62,20 @@ def judged_quality(rows: Sequence[dict]) -> dict:
 
 
 def language_quality(
-    merged: Sequence[dict],  # rows whose entities have a `probability`
+    merged: LabelledTexts,  # its entities have a `probability`
     *,
     merge_counts: dict,  # of 16_merge's record: annotations, exact
     align_counts: Sequence[dict],  # of 15_align's records, one a teacher: mentions, entities
     judged: Sequence[dict],  # rows of 19_judge, if there are any
 ) -> dict:
     "What is known of one language's merged annotations: the columns of the table above, None where it is not known."
-    probabilities = [e["probability"] for row in merged for e in row["entities"] if e["probability"] is not None]
+    likely = pc.mean(merged.about["probability"]).as_py()
     mentions, placed = (sum(c.get(name, 0) for c in align_counts) for name in ("mentions", "entities"))
     annotations, shared = merge_counts.get("annotations", 0), merge_counts.get("exact", 0) * len(align_counts)
     known = {
         "agreed": round(shared / annotations, 3) if annotations else None,
         "placed": round(placed / mentions, 3) if mentions else None,
-        "likely": round(sum(probabilities) / len(probabilities), 3) if probabilities else None,
+        "likely": None if likely is None else round(likely, 3),
     }
     return known | judged_quality(judged)
 

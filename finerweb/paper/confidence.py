@@ -6,7 +6,7 @@
 __all__ = ['confidence_curve', 'draw_confidence', 'confidence_rows', 'draw_confidence_languages', 'example_columns',
            'subset_rows', 'draw_subsets', 'read_confidence']
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #0c9db5d1
+# %% ../../nbs/50_paper/05_confidence.ipynb #cd9a5240
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .reported import paper_number
 from ..text.drawing import BLUE, GREY, ORANGE, figure_axes, printable
 from ..text.stage_picture import COLUMN_WIDTH, Piece, SvgRow, broken_lines, text_groups
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #7fb68661
+# %% ../../nbs/50_paper/05_confidence.ipynb #391888d5
 def confidence_curve(probabilities: list[dict], *, least: float, step: float) -> list[dict]:
     """Points of the curve over the spans with `least` and more: `probability`, `share` of them that have at least that,
     `low` and `high` of the seeds. [] where there are no such spans."""
@@ -61,7 +61,7 @@ def draw_confidence(
     ax.legend(loc="lower left", frameon=False, fontsize=9)
     return figure
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #716d7732
+# %% ../../nbs/50_paper/05_confidence.ipynb #f53c6142
 def confidence_rows(probabilities: list[dict]) -> list[dict]:
     "One row a language, the surest first: spans, median probability and the ends of the middle 80 %."
     rows = []
@@ -79,7 +79,7 @@ def draw_confidence_languages(rows: list[dict]) -> "Figure":  # noqa: F821
     words = dict(title="How sure a student is, by language", about=about, axis="probability")
     return draw_lines(rows, [Series("median", "median")], **words, limits=(-0.02, 1.02))
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #eaf36ea1
+# %% ../../nbs/50_paper/05_confidence.ipynb #dd37cc79
 _LEVELS = ((0.9, "#0072B2"), (0.5, "#6B6B6B"), (0.0, "#B34700"))  # at least this probability: blue, grey, orange
 
 
@@ -113,7 +113,7 @@ def example_columns(examples: Sequence[dict], *, longest: int) -> tuple[list[str
         rows.append(SvgRow(known_languages()[code].name, f"{len(own):,} examples", columns))
     return (["least sure", "surest"], rows) if rows else ([], [])
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #976c52c7
+# %% ../../nbs/50_paper/05_confidence.ipynb #e8648fab
 _LOOKS = ((BLUE, "o"), (ORANGE, "s"), ("#009E73", "D"), ("#CC79A7", "^"))
 
 
@@ -138,7 +138,7 @@ def draw_subsets(rows: list[dict], subsets: list[str]) -> "Figure":  # noqa: F82
     words = dict(title="What students learn from sure and unsure labels", about=about, axis="F1", limits=(-0.02, 1.02))
     return draw_lines(rows, series, **words)
 
-# %% ../../nbs/50_paper/05_confidence.ipynb #241348fa
+# %% ../../nbs/50_paper/05_confidence.ipynb #6c8a893d
 _TABLES = {  # file -> the columns that are read
     "probabilities": ["language", "fold", "seed", "probability"],
     "examples": ["language", "text", "entities"],

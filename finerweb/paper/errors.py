@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['error_table']
 
-# %% ../../nbs/50_paper/06_errors.ipynb #e9c9310e
+# %% ../../nbs/50_paper/06_errors.ipynb #55f0c491
 from collections import Counter
 from collections.abc import Mapping
 
 from ..data import asset
 from .reported import OURS, REPORTED, difference_row, paper_rows
 
-# %% ../../nbs/50_paper/06_errors.ipynb #5000d60e
+# %% ../../nbs/50_paper/06_errors.ipynb #3708497f
 _KINDS = ("missing", "wrong", "extra")  # the paper has no line for extra
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['similarity_rows', 'draw_similarity', 'label_language_table', 'read_label_language']
 
-# %% ../../nbs/50_paper/04_label_language.ipynb #3e3e9ecc
+# %% ../../nbs/50_paper/04_label_language.ipynb #629c7894
 from pathlib import Path
 from statistics import fmean, median, quantiles
 
@@ -15,7 +15,7 @@ from .lines import Series, draw_lines
 from .reported import OURS, REPORTED, difference, paper_rows
 from ..text.drawing import BLUE, ORANGE
 
-# %% ../../nbs/50_paper/04_label_language.ipynb #96843e96
+# %% ../../nbs/50_paper/04_label_language.ipynb #03c144e7
 def _spread(values: list[float], column: str) -> dict:
     "Median of `values` and the ends of the middle 80 %, in columns named after `column`."
     tenths = quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
@@ -47,7 +47,7 @@ def draw_similarity(rows: list[dict]) -> "Figure":  # noqa: F821
     words = dict(title="How alike labels are, in English and translated", about=about, axis="cosine similarity")
     return draw_lines(rows, series, **words, limits=limits)
 
-# %% ../../nbs/50_paper/04_label_language.ipynb #08481fae
+# %% ../../nbs/50_paper/04_label_language.ipynb #d8d6387f
 def label_language_table(scores: list[dict]) -> list[dict]:
     """Table 6: the reported lines, then this run's: mean F1 over languages with English labels and with labels in the
     language of the text, and what is lost."""
@@ -69,7 +69,7 @@ def label_language_table(scores: list[dict]) -> list[dict]:
             rows.append(row | {"difference": difference(target, english)})
     return rows
 
-# %% ../../nbs/50_paper/04_label_language.ipynb #3e845095
+# %% ../../nbs/50_paper/04_label_language.ipynb #e63c1042
 def read_label_language(folder: Path) -> tuple[list[dict], list[dict]]:
     "The pairs and the scores that `41_label_language` wrote; an empty list for a table that it did not write."
     pairs, scores = (folder / name for name in ("pairs.parquet", "scores.parquet"))

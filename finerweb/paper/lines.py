@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Series', 'draw_lines', 'add_note']
 
-# %% ../../nbs/50_paper/03_lines.ipynb #7d25384f
+# %% ../../nbs/50_paper/03_lines.ipynb #70f6dcdb
 from dataclasses import dataclass
 from textwrap import wrap
 
 from ..text.drawing import BLUE, families, figure_axes, name_lines, printable, visible
 
-# %% ../../nbs/50_paper/03_lines.ipynb #bae53287
+# %% ../../nbs/50_paper/03_lines.ipynb #4dc6f43a
 @dataclass(frozen=True, slots=True)
 class Series:
     "Points of a figure: the column of their numbers, what the legend calls them, and their look."
@@ -68,7 +68,7 @@ def draw_lines(
         figure.legend(*axes[0].get_legend_handles_labels(), **look)
     return figure
 
-# %% ../../nbs/50_paper/03_lines.ipynb #2ef56bb3
+# %% ../../nbs/50_paper/03_lines.ipynb #9a2afc30
 def add_note(figure: "Figure", note: str) -> None:  # noqa: F821
     "Adds `note` below `figure`, which grows by its lines; what is drawn keeps its size."
     width, height = figure.get_size_inches()

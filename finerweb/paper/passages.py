@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['passage_table']
 
-# %% ../../nbs/50_paper/07_passages.ipynb #35a2eb3f
+# %% ../../nbs/50_paper/07_passages.ipynb #d76b46e1
 import re
 from collections.abc import Mapping
 
 from ..languages import languages as known_languages
 
-# %% ../../nbs/50_paper/07_passages.ipynb #067fddf2
+# %% ../../nbs/50_paper/07_passages.ipynb #0a4af673
 def _scored(row: dict, kept: bool) -> dict | None:
     "A passage with its score: of a kept one `filter_score`, of a dropped one the `detail` of its reason."
     try:

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['REPORTED', 'OURS', 'DIFFERENCE', 'paper_rows', 'paper_number', 'difference', 'difference_row']
 
-# %% ../../nbs/50_paper/00_reported.ipynb #567d3a63
+# %% ../../nbs/50_paper/00_reported.ipynb #9f8e57c6
 import csv
 from numbers import Real
 from pathlib import Path
 
-# %% ../../nbs/50_paper/00_reported.ipynb #2307b179
+# %% ../../nbs/50_paper/00_reported.ipynb #946d38d4
 REPORTED, OURS, DIFFERENCE = "reported", "this run", "difference"
 
 
@@ -34,7 +34,7 @@ def paper_number(figure: str, measure: str) -> float:
     numbers = {(row["figure"], row["measure"]): row["value"] for row in paper_rows(asset("paper/figures.csv"))}
     return numbers[figure, measure]
 
-# %% ../../nbs/50_paper/00_reported.ipynb #ad59b94b
+# %% ../../nbs/50_paper/00_reported.ipynb #72d04fd9
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

@@ -6,7 +6,7 @@
 __all__ = ['TRAINED_BY', 'THE_PAPER', 'model_name', 'run_statement', 'missing_of', 'why_missing', 'study_folder',
            'Wanted', 'contents', 'write_index']
 
-# %% ../../nbs/50_paper/01_statement.ipynb #797f9197
+# %% ../../nbs/50_paper/01_statement.ipynb #f4d28f5a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data import asset, write_text
 from ..store import Task, finished, output_folder, read_error
 
-# %% ../../nbs/50_paper/01_statement.ipynb #b24161a9
+# %% ../../nbs/50_paper/01_statement.ipynb #37835612
 TRAINED_BY = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
 _CHAT = ("endpoint", "batch", "vllm")  # kinds of teachers that are language models
 _THEIRS = ("gpt-4o-mini", "gemma-3-27b")  # the paper's
@@ -50,32 +50,35 @@ def _student(meta: dict) -> str:
     learned = f" on {sentences:,} sentences" if sentences else ""
     return f"{of.get('student', 'student')} (encoder {encoder}{steps}{learned})"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #65d81b0d
+# %% ../../nbs/50_paper/01_statement.ipynb #dfd49ea6
 def run_statement(
     run: str,
     *,
     teachers: list[dict],  # as the profile has them, each with `name`
     metas: Mapping[tuple[str, ...], dict],  # (stage, *key) -> `meta.json`, for what the run has
+    imported: str = "",  # the released dataset that the rows are from; empty: they were annotated here
 ) -> str:
     "What a run was made of, beside what the paper was."
     of = {stage: [m for (name, *_), m in metas.items() if name == stage] for stage, *_ in metas}
-    passages = [m["rows"] or 0 for m in of.get("13_select", [])]
+    passages = [m["rows"] or 0 for m in of.get("16_merge" if imported else "13_select", [])]
     filters = {_last(m["parameters"]["released"] or m["parameters"]["encoder"]) for m in of.get("12_filter", [])}
     judges = {model_name(m["parameters"]["judge"]) for m in of.get("19_judge", []) if m["parameters"].get("judge")}
     chat = [str(t.get("model", "")).lower() for t in teachers if t.get("kind") in _CHAT]
     trained = [meta for stage in TRAINED_BY.values() for meta in of.get(stage, [])]
     languages = f"{len(passages)} language{'s' * (len(passages) != 1)}"
-    parts = [f"{sum(passages):,} passages in {languages}", f"teachers {_models(teachers)}"]
+    who = f"imported from {_last(imported)}, not annotated here" if imported else f"teachers {_models(teachers)}"
+    parts = [f"{sum(passages):,} passages in {languages}", who]
     parts += [f"filter {', '.join(sorted(filters))}"] if filters else []
     parts += [f"student{'s' * (len(trained) > 1)} {', '.join(map(_student, trained))}"] if trained else []
     parts += [f"judge {', '.join(sorted(judges))}"] if judges else []
     theirs = all(any(name in model for model in chat) for name in _THEIRS)
     whole = theirs and len(passages) >= 91 and min(passages) >= 2400
-    none = "" if chat or judges else " No language model took part."
+    none = "" if chat or judges or imported else " No language model took part."
+    whole = whole and not imported
     rest = "the paper's teachers, languages and sizes." if whole else f"not the paper's results: it has {THE_PAPER}."
     return f"Run {run}: {'; '.join(parts)}.{none} These are {rest}"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #2f8817df
+# %% ../../nbs/50_paper/01_statement.ipynb #c707bcd0
 def missing_of(stages: tuple[str, ...], missing: Mapping[str, str]) -> dict[str, str]:
     "The missing outputs (stage/key -> why) that are of one of `stages`."
     return {name: why for name, why in missing.items() if name.split("/")[0] in stages}
@@ -90,13 +93,13 @@ def why_missing(stages: tuple[str, ...], missing: Mapping[str, str], otherwise: 
     more = f"; {len(others):,} more are missing" if others else ""
     return f"{name}: {' '.join(why.split())[:300]}{more}"
 
-# %% ../../nbs/50_paper/01_statement.ipynb #d22e861e
+# %% ../../nbs/50_paper/01_statement.ipynb #ea251b0b
 def study_folder(task: Task, stage: str) -> Path | None:
     "The output of a study, put on record; None where there is none, which is missing only if it was tried and failed."
     folder = output_folder(task.home, task.run, stage)
     return task.optional(stage) if finished(folder) or read_error(folder) else None
 
-# %% ../../nbs/50_paper/01_statement.ipynb #054fff28
+# %% ../../nbs/50_paper/01_statement.ipynb #91e1ba78
 @dataclass(frozen=True, slots=True)
 class Wanted:
     "A figure or table that a run should have."

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DASH', 'latex_text', 'latex_table', 'write_table']
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #d7b6a189
+# %% ../../nbs/50_paper/02_table_files.ipynb #ce54abff
 import csv
 import re
 from pathlib import Path
 
 from ..data import Table
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #1132869d
+# %% ../../nbs/50_paper/02_table_files.ipynb #92e182c9
 _ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _ESCAPES |= {c: f"\\{c}" for c in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
@@ -21,7 +21,7 @@ def latex_text(words: str) -> str:
     "`words` as LaTeX prints them, in one line; no character of them is a command."
     return "".join(_ESCAPES.get(c, c) for c in " ".join(words.split()))
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #e9248917
+# %% ../../nbs/50_paper/02_table_files.ipynb #efd7a3f8
 # Letters of a cell that is broken into lines, rows of a table that goes over pages, columns that need small letters.
 _WIDE, _LONG, _MANY = 60, 40, 8
 
@@ -43,7 +43,7 @@ def latex_table(rows: list[dict], *, title: str, about: str, label: str) -> str:
         end = [r"\end{tabular}", caption, r"\end{table}"]
     return "\n".join([*begin, *head, *body[1:], foot, *end, ""])
 
-# %% ../../nbs/50_paper/02_table_files.ipynb #c36e164f
+# %% ../../nbs/50_paper/02_table_files.ipynb #1e9a2ff6
 DASH = "A dash (–): there is no such number, the paper reports none or this run has none."
 
 

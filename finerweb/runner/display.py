@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'rich_escape', 'show_states', 'show_scores', 'notes_of', 'failures_of', 'RunDisplay',
-           'task_progress', 'works_of', 'is_at_work', 'show_notes', 'states_of', 'show_run', 'show_spending', 'quiet',
-           'show_languages']
+           'task_progress', 'works_of', 'is_at_work', 'show_notes', 'states_of', 'show_run', 'show_spending',
+           'show_source', 'show_own_languages', 'quiet', 'show_languages']
 
 # %% ../../nbs/60_runner/05_display.ipynb #52886396
 import time
@@ -19,6 +19,8 @@ from fastcore.basics import patch
 from ..languages import Language
 from .plan import PlannedTask, plan, standing
 from .profiles import Profile, check_profile
+from ..source.documents import lines_on_files
+from ..source.released import open_released
 from ..store import finished, output_folder, read_error, read_meta, runs_folder
 from ..text.progress import read_progress, show_progress
 
@@ -272,6 +274,24 @@ def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: 
         counts = [f"{spent[column]:,}" for column in ("requests", "prompt_tokens", "completion_tokens")]
         table.add_row(rich_escape(name), *counts, f"{spent['money']:,.4f}")
     console.print(table)
+
+# %% ../../nbs/60_runner/05_display.ipynb #ec0de8c2
+def show_source(profile: Profile) -> None:
+    "Prints which files on this machine a run begins with, and which it leaves out, and why."
+    lines = lines_on_files(profile.source, profile.languages)
+    if profile.imported and Path(profile.imported).is_dir():
+        lines = [f"{name} is left out: {why}" for name, why in open_released(profile.imported).unknown.items()]
+    for line in filter(None, lines):
+        print(line)
+
+
+def show_own_languages(profile: Profile) -> None:
+    "Prints a line for each language of a profile that is not packaged: what the packages know of it."
+    own = [entry["iso639_3"] for entry in profile.own_languages if entry["iso639_3"] in profile.languages]
+    for code in own:
+        from finerweb.weak.lexicon import coverage
+
+        print(f"{coverage(code)}; without a translator its labels stay English")
 
 # %% ../../nbs/60_runner/05_display.ipynb #cab0b64f
 def quiet() -> None:

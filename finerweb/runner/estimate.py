@@ -139,7 +139,9 @@ def _label_requests(task: PlannedTask, plan: dict[TaskName, PlannedTask], home: 
     language, parameters, batch = task.key[0], task.parameters, task.parameters["batch"]
     rows = task_rows(task, "16_merge", home, run)
     if rows is None:
-        count = expected_labels(language, plan["13_select", (language,)].parameters["passages"])
+        selecting = plan.get(("13_select", (language,)))  # none, where rows are imported
+        passages = selecting.parameters["passages"] if selecting else (_USUAL | reported(language))["passages"]
+        count = expected_labels(language, passages)
         mentions = ["x" * round(2 * word_bytes(language))] * parameters["examples"]
         labels = {f"political party {n}": mentions for n in range(min(count, max(SAMPLE, batch)))}
     else:

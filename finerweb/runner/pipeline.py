@@ -46,6 +46,7 @@ from finerweb.runner.stages import (
     with_first_teacher,
 )  # fmt: skip
 from ..sentences import check_splitter
+from ..source.released import open_released
 from ..store import notebooks_folder, output_folder, read_meta, runs_folder
 from ..teachers import check_teacher
 from ..text.progress import PROGRESS, write_progress
@@ -250,11 +251,14 @@ def check_models(profile: Profile) -> None:
     if errors:
         raise ValueError(*errors)
 
-
+# %% ../../nbs/60_runner/03_pipeline.ipynb #d5bcef7e
 def _checked_tasks(profile: Profile, stages: list[str], home: str, run: str) -> list[PlannedTask]:
     """The tasks of a run, first those of test sets that cannot be had.
     Raises for any other input, and for a library or filter, that is not there."""
     tasks = wanted_tasks(plan(profile), stages)
+    taken = [task for task in tasks if ("imported", ()) in task.needs and standing(task, home, run) != (True, "")]
+    if taken:  # from the hub they come now, all together: the kernels may be offline
+        open_released(profile.imported, [language for task in taken for language in task.key])
     missing = set()
     for task in tasks:
         if task.stage != "30_benchmarks":

@@ -7,25 +7,28 @@ __all__ = ['TaskName', 'label_of', 'PlannedTask', 'student_parameters', 'plan', 
            'task_inputs', 'up_to_date', 'standing', 'show_plan']
 
 # %% ../../nbs/60_runner/02_plan.ipynb #da6a5041
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, product
 
 from ..benchmarks import benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
+    ANNOTATING,
     ROUND1,
     STAGES,
     STUDENTS,
     Stage,
     check_parameters,
     notebook_parameters,
+    stages_with_keys,
     student_kind,
     unknown_name,
     with_first_student,
     with_first_teacher,
 )  # fmt: skip
 from ..source.documents import source_fingerprint
+from ..source.released import released_fingerprint
 from ..store import fingerprint, finished, is_done, output_folder
 from ..teachers import can_rate, run_student, student_fingerprint
 
@@ -60,7 +63,8 @@ class PlannedTask:
 # %% ../../nbs/60_runner/02_plan.ipynb #9d0fe5cd
 def _axes(profile: Profile) -> dict[str, dict[str, object]]:
     "For each part of a scope, name -> the member of the profile that is called so."
-    axes = {"language": {code: code for code in profile.languages}, "filter": filters(profile)}
+    axes = {"language": {code: code for code in profile.languages}}
+    axes["filter"] = {} if profile.imported else filters(profile)
     named = {"benchmark": profile.benchmarks, "teacher": with_first_teacher(profile.teachers, profile.first)}
     named["student"] = with_first_student(profile.students, profile.first)
     axes |= {axis: {member["name"]: member for member in members} for axis, members in named.items()}
@@ -102,7 +106,8 @@ def _names_read(chosen: dict[str, str], parameters: dict, axes: dict[str, dict])
     student = axes["student"].get(chosen.get("student"), {})
     names = {axis: list(members) for axis, members in axes.items()}
     names["language"] = parameters.get("languages") or student.get("languages") or names["language"]
-    names["training_round"] = [parameters.get("training_round") or student.get("training_round", "")]
+    if "planned" not in parameters:  # the report tells of both rounds
+        names["training_round"] = [parameters.get("training_round") or student.get("training_round", "")]
     names |= {axis: [name] for axis, name in chosen.items()}
     if "filter" in parameters:
         names["filter"] = [parameters["filter"]]
@@ -129,7 +134,7 @@ def _outputs_read(
 # %% ../../nbs/60_runner/02_plan.ipynb #d0385fbc
 _RUNNERS_OWN = {
     "home", "run", "kind", "teachers", "translator", "judge", "filter", "filters", "students", "benchmarks",
-    "training_round",
+    "training_round", "imported", "planned",
 }  # fmt: skip
 
 
@@ -147,7 +152,8 @@ def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> 
         "source": profile.source, "columns": profile.columns, "text_documents": profile.text_documents,
         "license": profile.license, "languages": profile.languages, "teachers": list(axes["teacher"].values()),
         "translator": profile.translator, "judge": profile.judge, "students": list(axes["student"].values()),
-        "benchmarks": profile.benchmarks, "filter": next(iter(axes["filter"])), "filters": list(axes["filter"]),
+        "benchmarks": profile.benchmarks, "filter": next(iter(axes["filter"]), ""), "filters": list(axes["filter"]),
+        "imported": profile.imported,
     }  # fmt: skip
     if stage.name == "12_filter":  # it learns ratings
         shared["teachers"] = [teacher for teacher in shared["teachers"] if can_rate(teacher)]
@@ -171,12 +177,24 @@ def _task_parameters(stage: Stage, chosen: dict[str, str], axes: dict[str, dict]
             parameters["kind"] = member.get("kind", "binder")
     return parameters
 
+# %% ../../nbs/60_runner/02_plan.ipynb #c9d68c70
+def _stages(profile: Profile) -> list[Stage]:
+    "The stages of a profile's runs; where rows are imported, those that annotate are done without."
+    if not profile.imported:
+        return list(STAGES.values())
+
+    def rest(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name not in ANNOTATING)
+
+    stages = [stage for stage in STAGES.values() if stage.name not in ANNOTATING]
+    return [replace(stage, needs=rest(stage.needs), wants=rest(stage.wants)) for stage in stages]
+
 # %% ../../nbs/60_runner/02_plan.ipynb #b4deb328
 def plan(profile: Profile) -> list[PlannedTask]:
     """Every task of a profile, in an order in which they can be done, those of round 1 first.
     Raises ValueError for an unknown or ill-typed parameter, and for a task that needs what no task makes."""
     axes, tasks = _axes(profile), []
-    for stage in STAGES.values():
+    for stage in _stages(profile):
         parameters = _stage_parameters(stage, profile, axes)
         for key in _keys(stage.scope, axes, axes):
             chosen = dict(zip(stage.scope, key, strict=True))
@@ -213,13 +231,18 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
     needs = _outputs_read(stage.needs, chosen, parameters, axes)
     if parameters.get("released"):
         needs = (("released", ()), *needs)
+    if stage.name == "16_merge" and parameters["imported"]:
+        needs = (("imported", ()),)
     teacher = parameters.get("teacher", {})
     if stage.name == "14_annotate" and teacher["kind"] == "student":
         of_run = run_student(teacher)
         needs += ((of_run[0], of_run[1:]),) if of_run else (("model", ()),)
     if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
         needs = ()  # a model as it was published
-    return PlannedTask(stage.name, key, parameters, needs, _outputs_read(stage.wants, chosen, parameters, axes))
+    wants = _outputs_read(stage.wants, chosen, parameters, axes)
+    if "planned" in parameters:
+        parameters["planned"] = stages_with_keys(wants)
+    return PlannedTask(stage.name, key, parameters, needs, wants)
 
 # %% ../../nbs/60_runner/02_plan.ipynb #3aaee67d
 def _tasks_of(part: str, tasks: list[PlannedTask]) -> list[PlannedTask]:
@@ -230,7 +253,8 @@ def _tasks_of(part: str, tasks: list[PlannedTask]) -> list[PlannedTask]:
     of_stage = [task for task in tasks if task.stage == stage]
     if not of_stage:
         scope = " or no ".join(STAGES[stage].scope)
-        raise ValueError(f"the profile has no {scope}, so there is nothing to do for {stage}")
+        why = "the profile's rows are imported" if stage in ANNOTATING else f"the profile has no {scope}"
+        raise ValueError(f"{why}, so there is nothing to do for {stage}")
     of_part = [task for task in of_stage if list(task.key[: len(key)]) == key]
     if not of_part:
         raise unknown_name(f"{stage}:", "/".join(key), ["/".join(task.key) for task in of_stage])
@@ -247,7 +271,7 @@ def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTas
 
 # %% ../../nbs/60_runner/02_plan.ipynb #ed712613
 def outside_inputs(task: PlannedTask) -> dict[str, str]:
-    """The source, test set, released filter or model that `task` reads, with the hash of its content.
+    """The source, test set, imported dataset, released filter or model that `task` reads, with the hash of its content.
     Raises FileNotFoundError or ValueError if it is not there."""
     hashes = {}
     for need, _ in task.needs:
@@ -257,6 +281,8 @@ def outside_inputs(task: PlannedTask) -> dict[str, str]:
             hashes[need] = benchmark_fingerprint(task.parameters["benchmark"])
         elif need == "released":
             hashes[need] = filter_fingerprint(task.parameters["released"])
+        elif need == "imported":
+            hashes[need] = released_fingerprint(task.parameters["imported"], *task.key)
         elif need == "model":
             hashes[need] = student_fingerprint(task.parameters["teacher"]["model"])
     return hashes

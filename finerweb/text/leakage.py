@@ -6,11 +6,12 @@
 __all__ = ['bare', 'Leak', 'LeakIndex', 'find_leaks', 'without_leaks']
 
 # %% ../../nbs/03_text/05_leakage.ipynb #32acf8e0
-import math
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 # %% ../../nbs/03_text/05_leakage.ipynb #4f9eaf63
 _PIECE = 5  # characters
@@ -21,10 +22,16 @@ def bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _pieces(text: str) -> Iterable[str]:
-    "The pieces of a bare text, in small letters; a short text is a single piece."
-    small = text.casefold()
-    return (small[n : n + _PIECE] for n in range(max(1, len(small) - _PIECE + 1)))
+_WEIGHTS = np.random.default_rng(1).integers(2**63, size=_PIECE, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def _pieces(text: str) -> np.ndarray:
+    "The pieces of a bare text in small letters, each as a number (64 bits), ordered; a short text is a single piece."
+    points = np.frombuffer(text.casefold().encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    points = np.pad(points, (0, max(0, _PIECE - len(points))))
+    count = len(points) - _PIECE + 1
+    pieces = np.sort(sum(points[n : n + count] * weight for n, weight in enumerate(_WEIGHTS)))
+    return pieces[np.append(True, pieces[1:] != pieces[:-1])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,23 @@ class Leak:
     exact: bool  # equal but for spaces and Unicode forms
 
 # %% ../../nbs/03_text/05_leakage.ipynb #d8994232
+_HITS = 3  # rare pieces that a training text must have before the others are counted
+
+
+def _within(firsts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    "The numbers of all elements of some stretches, each given by its first element and its size."
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(firsts - ends + sizes, sizes)
+
+
+def _places(pieces: np.ndarray, table: np.ndarray) -> np.ndarray:
+    "The places of `pieces` in an ordered `table`, -1 for those that it lacks."
+    if not len(table):
+        return np.full(len(pieces), -1)
+    places = np.minimum(np.searchsorted(table, pieces), len(table) - 1)
+    return np.where(table[places] == pieces, places, -1)
+
+
 class LeakIndex:
     """Test texts, to be found in training texts. A near copy has at least `share` of the pieces of a test text that has
     at least `shortest` characters."""
@@ -46,31 +70,48 @@ class LeakIndex:
             raise ValueError(f"share is {share}; expected more than 0 and at most 1")
         self.share = share
         self.exact: dict[str, list[int]] = defaultdict(list)  # bare text -> test texts
-        self.pieces: dict[int, frozenset[str]] = {}  # test text -> its pieces
-        self.rarest: dict[str, list[int]] = defaultdict(list)  # a rare piece -> test texts that have it
-        for n, text in enumerate(map(bare, test_texts)):
+        bare_texts = [bare(text) for text in test_texts]
+        for n, text in enumerate(bare_texts):
             if text:
                 self.exact[text].append(n)
-            if len(text) >= max(1, shortest):
-                self.pieces[n] = frozenset(_pieces(text))
-        spread = Counter(piece for pieces in self.pieces.values() for piece in pieces)
-        for n, pieces in self.pieces.items():
-            rarest_first = sorted(pieces, key=lambda piece: (spread[piece], piece))
-            needed = math.ceil(share * len(pieces))
-            for piece in rarest_first[: len(pieces) - needed + 1]:
-                self.rarest[piece].append(n)
-        self.all_pieces = set(spread)
+        near = [_pieces(text) if len(text) >= max(1, shortest) else np.empty(0, np.uint64) for text in bare_texts]
+        self.sizes = np.array([len(pieces) for pieces in near], dtype=np.int64)  # of each test text: how many pieces
+        self.firsts = np.cumsum(self.sizes) - self.sizes
+        self.pieces = np.concatenate([np.empty(0, np.uint64), *near])
+        self.hits = np.minimum(_HITS, np.ceil(share * self.sizes))
+        self._choose_rarest()
+
+    def _choose_rarest(self) -> None:
+        "Sets `rare` (pieces, ordered), and of each of them the stretch of `tests` that have it among their rarest."
+        test = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        _, number, counts = np.unique(self.pieces, return_inverse=True, return_counts=True)
+        rarest_first = np.lexsort((self.pieces, counts[number], test))
+        missing = self.sizes - np.ceil(self.share * self.sizes)
+        place = np.arange(len(test)) - self.firsts[test]
+        chosen = rarest_first[place < (missing + self.hits)[test]]
+        chosen = chosen[np.argsort(self.pieces[chosen], kind="stable")]
+        self.tests = test[chosen]
+        self.rare, self.rare_firsts, self.rare_sizes = np.unique(
+            self.pieces[chosen], return_index=True, return_counts=True
+        )
 
     def look(self, text: str, place: int = 0) -> list[Leak]:
         "The test texts that stand in one training text, in order; `place` is the position of the training text."
         text = bare(text)
-        exact = set(self.exact.get(text, ()))
-        # Only pieces that some test text has are kept: a training text may be a whole book.
-        pieces = self.all_pieces.intersection(_pieces(text))
-        candidates = {n for piece in pieces & self.rarest.keys() for n in self.rarest[piece]} - exact
-        shares = {n: len(self.pieces[n] & pieces) / len(self.pieces[n]) for n in candidates}
-        near = {n for n in candidates if shares[n] >= self.share}
-        return [Leak(n, place, shares.get(n, 1.0), n in exact) for n in sorted(exact | near)]
+        exact = self.exact.get(text, ())
+        pieces = _pieces(text)
+        rare = _places(pieces, self.rare)
+        rare = rare[rare >= 0]
+        tests = self.tests[_within(self.rare_firsts[rare], self.rare_sizes[rare])]
+        candidates, hits = np.unique(tests, return_counts=True)
+        candidates = candidates[hits >= self.hits[candidates]]
+        sizes = self.sizes[candidates]
+        wanted = self.pieces[_within(self.firsts[candidates], sizes)]
+        found = _places(wanted, pieces) >= 0
+        counts = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[found], minlength=len(sizes))
+        shares = {n: c / size for n, c, size in zip(candidates.tolist(), counts.tolist(), sizes.tolist(), strict=True)}
+        near = {n for n, share in shares.items() if share >= self.share}
+        return [Leak(n, place, 1.0 if n in exact else shares[n], n in exact) for n in sorted(near.union(exact))]
 
 # %% ../../nbs/03_text/05_leakage.ipynb #9854172f
 def find_leaks(

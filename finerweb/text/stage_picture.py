@@ -209,11 +209,12 @@ def sentence_column(
         annotated += lines([[Piece(f"{teacher}: ")], *groups])
     labels = dict.fromkeys(e.label for e in merged)
     translated = "; ".join(f"{label}: {translations.get(label, 'not translated')}" for label in labels)
+    rated = ", ".join(f"{teacher} {rating:.1f}" for teacher, rating in ratings.items())
     return [
         lines(text_groups(text, [], language)),
-        plain(", ".join(f"{teacher} {rating:.1f}" for teacher, rating in ratings.items()) + " of 4, on average"),
+        plain(f"{rated} of 4, on average" if rated else "no teacher was asked"),
         plain(selected),
-        annotated,
+        annotated or plain("no teacher was asked"),
         lines(text_groups(text, merged, language)),
         plain("the labels are English") if language == "eng" else lines(text_groups(translated, [], language)),
         plain(judged),
