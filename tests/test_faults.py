@@ -243,7 +243,7 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
     assert set(missing["20_publish"]) == {"18_sentences/swh", "19_judge/eng", "30_benchmarks/lost"}
     assert "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
-    students = {"35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
+    students = {"33_binder/tiny", "35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
     assert set(missing["50_figures"]) == {"18_sentences/swh", "19_judge/eng"} | students
     assert missing["51_tables"]["35_evaluate/tiny/sample-swh"].startswith("not begun: needs ")
     variant = run / "20_publish" / "merged-english-passages"

@@ -1,5 +1,6 @@
 """What a reader sees: tables, figures in three forms, the picture of the stages."""
 
+import io
 import os
 import re
 import subprocess
@@ -136,13 +137,25 @@ def test_the_same_numbers_give_the_same_bytes_in_every_process():
     assert hashes("1") == hashes("2") != ""
 
 
-def test_files_hold_no_date_and_no_letters_that_need_a_font(tmp_path):
-    rows = type_rows({"eng": Counter(person=3)})
-    drawing.save_figure(draw_types(rows, types=1), rows, tmp_path / "types")
+def test_files_hold_no_date_and_their_letters_stay_text(tmp_path):
+    rows = type_rows({"eng": Counter(person=3), "tha": Counter({"จังหวัด": 2})})
+    drawing.save_figure(draw_types(rows, types=2), rows, tmp_path / "types")
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".svg", ".pdf", ".csv"}
-    svg, pdf = (tmp_path / "types.svg").read_text(), (tmp_path / "types.pdf").read_bytes()
-    assert "<text" not in svg and "<dc:date>" not in svg
-    assert b"CreationDate" not in pdf and b"/FontFile2" in pdf
+    svg, pdf = (tmp_path / "types.svg").read_text(encoding="utf-8"), (tmp_path / "types.pdf").read_bytes()
+    words = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"person", "The most frequent entity types"} <= set(words) and "<dc:date>" not in svg
+    assert all("sans-serif" in style for style in re.findall(r"<text[^>]*font:([^;\"]*)", svg))
+    assert b"CreationDate" not in pdf and b"/FontFile2" in pdf and b"/Type3" not in pdf
+    if drawing._family("ท"):
+        assert "จังหวัด" in words
+
+
+def test_a_picture_has_few_colours_and_no_hole():
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(drawing.rendered(draw_drops([dict(stage="10", reason="short", dropped=3)]))))
+    assert picture.mode == "P" and "transparency" not in picture.info
+    assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255), "white on any page"
 
 
 @pytest.fixture
@@ -167,7 +180,7 @@ def test_a_label_takes_its_letters_from_the_fonts_of_the_machine():
         pytest.skip("no font with Thai letters is installed")
     figure = draw_types(type_rows({"tha": Counter({"จังหวัด": 2})}), types=4)
     (label,) = figure.axes[0].get_yticklabels()
-    assert label.get_text() == "จังหวัด" and len(label.get_fontfamily()) == 2
+    assert label.get_text() == "จังหวัด" and len(label.get_fontfamily()) == 3
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,23 @@ _METADATA = {
 }
 
 
-def rendered(figure: "Figure", form: str = "png") -> bytes:  # noqa: F821
-    "The bytes of `figure` as a file of the form png, svg or pdf, without names and dates."
+def rendered(figure: "Figure", form: str = "png", *, dpi: int = 80) -> bytes:  # noqa: F821
+    "The bytes of `figure` as a file of the form png, svg or pdf, without names and dates; `dpi` is for a PNG."
     from matplotlib import rc_context
 
     file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "finerweb", "svg.fonttype": "path", "pdf.fonttype": 42}):
-        figure.savefig(file, format=form, dpi=80, metadata=_METADATA[form])
+    with rc_context({"svg.hashsalt": "finerweb", "svg.fonttype": "none", "pdf.fonttype": 42}):
+        figure.savefig(file, format=form, dpi=dpi, metadata=_METADATA[form])
+    return _few_colours(file) if form == "png" else file.getvalue()
+
+
+def _few_colours(png: io.BytesIO) -> bytes:
+    "The picture with the 256 colours that it needs most."
+    from PIL import Image
+
+    with Image.open(png) as picture:
+        flat, file = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE), io.BytesIO()
+        flat.save(file, format="png", optimize=True, dpi=picture.info["dpi"])
     return file.getvalue()
 
 # %% ../../nbs/03_text/11_drawing.ipynb #17f99284
@@ -71,8 +81,8 @@ def _family(character: str) -> str:
 
 
 def families(text: str) -> list[str]:
-    "The font families that `text` needs."
-    return list(filter(None, dict.fromkeys(["DejaVu Sans", *map(_family, text)])))
+    "The font families that `text` needs; the last one is for who reads an SVG and has none of them."
+    return list(filter(None, dict.fromkeys(["DejaVu Sans", *map(_family, text), "sans-serif"])))
 
 
 def visible(text: str) -> str:
@@ -156,11 +166,11 @@ def draw_stages(heads: list[str], rows: list[SvgRow]) -> "Figure":  # noqa: F821
 
 # %% ../../nbs/03_text/11_drawing.ipynb #151e3c7b
 def save_figure(figure: "Figure", rows: list[dict], path: Path) -> bytes:  # noqa: F821
-    "Writes `path` with the endings .png, .svg, .pdf and .csv; returns the PNG."
+    "Writes `path` with the endings .png, .svg, .pdf and .csv; returns a smaller PNG, to be shown."
     for form in _METADATA:
-        path.with_suffix(f".{form}").write_bytes(rendered(figure, form))
+        path.with_suffix(f".{form}").write_bytes(rendered(figure, form, dpi=160))
     with open(path.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    return path.with_suffix(".png").read_bytes()
+    return rendered(figure)

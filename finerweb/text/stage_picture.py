@@ -9,7 +9,7 @@ __all__ = ['COLOURS', 'COLUMN_WIDTH', 'STAGE_ROWS', 'Piece', 'mention_pieces', '
 # %% ../../nbs/03_text/06_stage_picture.ipynb #c4e83f25
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -38,8 +38,15 @@ def mention_pieces(text: str, label: str) -> list[Piece]:
     return [Piece(text, colour, bold=True), Piece(f" {label}", colour, size=12)]
 
 
-def text_groups(text: str, entities: Sequence[Entity], language: str) -> list[list[Piece]]:
-    "`text` as groups of pieces, each to stay on one line. Of entities that overlap, the first is shown."
+def _by_type(mention: str, entity: Entity) -> list[Piece]:
+    return mention_pieces(mention, entity.label)
+
+
+def text_groups(
+    text: str, entities: Sequence[Entity], language: str, *, pieces_of: Callable[[str, Entity], list[Piece]] = _by_type
+) -> list[list[Piece]]:
+    """`text` as groups of pieces, each to stay on one line. Of entities that overlap, the first is shown;
+    `pieces_of` makes a mention and its label into two pieces."""
     text, ends, at = storable(text), set(), 0
     for part in LineBreaker(text, find_language(language).cldr):
         at += len(part)
@@ -52,7 +59,7 @@ def text_groups(text: str, entities: Sequence[Entity], language: str) -> list[li
         if entity is None:
             groups[-1].append(Piece(text[start:end]))
         else:
-            mention, label = mention_pieces(text[start:end], entity.label)
+            mention, label = pieces_of(text[start:end], entity)
             groups[-1] += [mention, label] if end == entity.end else [mention]
             if end == entity.end and text[end : end + 1].isalnum():
                 groups[-1].append(Piece(" "))
