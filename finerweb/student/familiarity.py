@@ -7,7 +7,7 @@ __all__ = ['NEAREST', 'taught_labels', 'zipf_mean', 'familiarities', 'mean_famil
 
 # %% ../../nbs/32_student/14_familiarity.ipynb #da224917
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -44,7 +44,7 @@ def familiarities(
     taught: Mapping[str, int],  # label -> entities that it was learned from
     *,
     places: int,  # training entities that count; the authors take 1,000
-    model: str,  # sentence encoder: minilm, a folder or a hub name
+    cosine: Callable[[str, str], float],  # of two labels: `label_cosine`
 ) -> list[dict]:
     """Rows `label`, `familiarity` (0 to 1), `entities` (learned under just this label), `nearest` labels taught.
 
@@ -53,15 +53,11 @@ def familiarities(
     label t of the test set: sum of max(0, cos(t, s_n)) / n over n = 1..K by the sum of 1 / n, where s_n is the label of
     the n-th training entity, the most similar first, and K is `places`. Their code stops where there are fewer than K
     training entities; here the places that are missing count as 0."""
-    from finerweb.models.embeddings import embed_labels
-
     known = sorted(label for label, count in taught.items() if count > 0)
-    if not labels or not known:
-        return [{"label": label, "familiarity": 0.0, "entities": 0, "nearest": []} for label in labels]
-    cosines = np.clip(embed_labels(list(labels), model=model) @ embed_labels(known, model=model).T, 0, 1)
     counts, rows = [taught[label] for label in known], []
-    for label, similarities in zip(labels, cosines, strict=True):
-        nearest = np.argsort(-similarities, kind="stable")[:NEAREST]
+    for label in labels:
+        similarities = [max(0.0, cosine(label, other)) for other in known]
+        nearest = sorted(range(len(known)), key=lambda n, near=similarities: -near[n])[:NEAREST]
         row = {"label": label, "familiarity": zipf_mean(similarities, counts, places=places)}
         rows.append(row | {"entities": taught.get(label, 0), "nearest": [known[n] for n in nearest]})
     return rows
