@@ -152,6 +152,9 @@ _VERDICT = [("faithfulness", pa.float64()), ("completeness", pa.float64())]
 _VERDICT += [(c, pa.list_(_REASONED)) for c in ("missing", "extra", "wrong")] + [("explanation", pa.string())]
 _TESTED = [(c, pa.string()) for c in ("id", "text", "language", "script", "document_id")]
 _TESTED.append(("entities", pa.list_(_ENTITY)))
+_CONFIDENCE = [(c, pa.string()) for c in ("id", "parent_id", "language", "label")]
+_CONFIDENCE += [(c, pa.int64()) for c in ("start", "end", "fold", "predicted", "students", "subset")]
+_CONFIDENCE += [(c, pa.float64()) for c in ("score", "confidence", "when_predicted", "rival")]
 COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
     "10_corpus": _PASSAGE,
     "11_rate": _PASSAGE + [("score", pa.float64()), ("justification", pa.string())],
@@ -164,6 +167,7 @@ COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
     "19_judge": _MERGED + _VERDICT,
     "30_benchmarks": _TESTED,
     "35_evaluate": _TESTED + [("predicted", pa.list_(_ENTITY))],
+    "40_confidence": _CONFIDENCE,
 }
 
 

@@ -98,6 +98,7 @@ SMALL = {
         "12_filter": {"epochs": 1, "batch": 8, "max_length": 200},
         "13_select": {"passages": 4, "threshold": -9.0, "max_length": 200},
         "35_evaluate": {"resamples": 20},
+        "40_confidence": {"folds": 0},
     },
 }
 

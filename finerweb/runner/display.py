@@ -59,15 +59,18 @@ def show_states(
 
 
 def show_scores(console: "rich.console.Console", tasks: list[PlannedTask], home: str, run: str) -> None:  # noqa: F821
-    "A row for each student and benchmark that is evaluated."
+    "A row for each student and benchmark that is evaluated, with how familiar the student was with its labels."
     from rich.table import Table
 
-    table = Table("student", "benchmark", "passages", "F1", "F1 person, location, organization, date")
+    heads = ("student", "benchmark", "passages", "F1", "F1 person, location, organization, date", "familiarity")
+    table = Table(*heads)
     for task in tasks:
         meta = read_meta(output_folder(home, run, task.stage, task.key)) if task.stage == "35_evaluate" else None
         if meta:
             counts = meta["counts"]
-            table.add_row(*task.key, str(counts["passages"]), f"{counts['f1']:.3f}", f"{counts['core_f1']:.3f}")
+            known = counts.get("familiarity")  # none of a checkpoint whose labels are not in this run
+            numbers = (f"{counts['f1']:.3f}", f"{counts['core_f1']:.3f}", "–" if known is None else f"{known:.2f}")
+            table.add_row(*task.key, str(counts["passages"]), *numbers)
     if table.rows:
         console.print(table)
 
