@@ -80,8 +80,8 @@ _LIMITS = """## Limits
 
 
 def model_end(licence: str, limit: str) -> str:
-    """The last sections of a model's card; `licence`: sentences about the texts that it learned from, `limit`: one
-    more, of its kind."""
+    """The last sections of a model's card; `licence`: sentences about the texts that it learned from, `limit`: a
+    sentence for models of its kind."""
     weights = "The weights come from the encoders named above and from web text with labels by the teachers: mind the"
     licences = f"{weights} licences of the encoders and the terms of the teachers. {licence}".rstrip()
     return f"{_LIMITS}\n- {limit}\n\n## Licence\n\n{licences}\n\n## Citation\n\n```bibtex\n{CITATION}\n```\n"

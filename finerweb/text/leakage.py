@@ -43,10 +43,7 @@ class Leak:
     share: float  # of the test text's pieces that the training text has
     exact: bool  # equal but for spaces and Unicode forms
 
-# %% ../../nbs/03_text/05_leakage.ipynb #d8994232
-_HITS = 3  # rare pieces that a training text must have before the others are counted
-
-
+# %% ../../nbs/03_text/05_leakage.ipynb #e054748e
 def _within(firsts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     "The numbers of all elements of some stretches, each given by its first element and its size."
     ends = np.cumsum(sizes)
@@ -59,6 +56,9 @@ def _places(pieces: np.ndarray, table: np.ndarray) -> np.ndarray:
         return np.full(len(pieces), -1)
     places = np.minimum(np.searchsorted(table, pieces), len(table) - 1)
     return np.where(table[places] == pieces, places, -1)
+
+# %% ../../nbs/03_text/05_leakage.ipynb #d8994232
+_HITS = 3  # rare pieces that a training text must have before the others are counted
 
 
 class LeakIndex:
