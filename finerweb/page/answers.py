@@ -18,7 +18,6 @@ from pathlib import Path
 from ..data import Entity, check_entities, schema, storable
 from ..exchange.rows import token_spans
 from ..metrics import score_spans
-from ..sentences import sentence_rows
 from ..text.segment import sentences, tokens
 
 # %% ../../nbs/22_page/03_answers.ipynb #d352b460
@@ -64,7 +63,7 @@ def read_answer(line: str, texts: Mapping[str, str]) -> Answer:
     reviewer = " ".join(storable(str(answer.get("reviewer") or "")).split())[:_MOST] or "reviewer"
     return Answer(name, reviewer, tuple(sorted(set(entities))), storable(str(answer.get("note") or "")))
 
-
+# %% ../../nbs/22_page/03_answers.ipynb #e774ad44
 def read_answers(files: Iterable[Path], texts: Mapping[str, str]) -> tuple[list[Answer], list[dict]]:
     """The answers in some files, and the lines that do not fit as (file, line, reason, answer). Raises ValueError for
     a file that is no text in UTF-8."""
@@ -199,16 +198,37 @@ def passage_name(name: str) -> str:
     return sentence[1] if sentence else name
 
 
+def _whole_sentences(row: dict, longest: int) -> list[tuple[int, int]]:
+    "The spans of a row's sentences: none ends inside an entity, and the outer ones reach to the outermost entities."
+    spans: list[tuple[int, int]] = []
+    for start, end in sentences(row["text"], row["language"], longest=longest):
+        if spans and any(e["start"] < start and e["end"] > spans[-1][1] for e in row["char_spans"]):
+            start = spans.pop()[0]
+        spans.append((start, end))
+    if spans and row["char_spans"]:  # blanks at the ends of a passage belong to no sentence; an entity there still does
+        spans[0] = min(spans[0][0], *(e["start"] for e in row["char_spans"])), spans[0][1]
+        spans[-1] = spans[-1][0], max(spans[-1][1], *(e["end"] for e in row["char_spans"]))
+    return spans
+
+
 def training_rows(row: dict, *, script: str, longest: int) -> list[dict]:
     """A reviewed row as rows of `18_sentences`. `script`: of a row that names none. `longest`: see
     `finerweb.text.segment.sentences`."""
-    language, origin = row["language"], {c: row[c] for c in ("id", "text", "language", "url", "document_id")}
-    whole = dict.fromkeys(schema("18_sentences").names) | origin
-    whole |= {"script": row["script"] or script, "detected_language": language, "undecided": []}
-    whole["entities"] = [{k: v for k, v in e.items() if k != "probability"} for e in row["char_spans"]]
+    blank = dict.fromkeys(schema("18_sentences").names) | {c: row[c] for c in ("language", "url", "document_id")}
+    blank |= {"script": row["script"] or script, "detected_language": row["language"], "undecided": []}
+    blank |= {"parent_id": passage_name(row["id"])}
     if _SENTENCE.fullmatch(row["id"]):
-        return [whole | {"parent_id": passage_name(row["id"])}]
-    return sentence_rows(whole, sentences(row["text"], language, longest=longest))
+        places = [(row["id"], None, 0, len(row["text"]))]
+    else:
+        spans = _whole_sentences(row, longest)
+        places = [(f"{row['id']}-s{n}", start, start, end) for n, (start, end) in enumerate(spans)]
+    rows = []
+    for name, offset, start, end in places:
+        inside = [e for e in row["char_spans"] if start <= e["start"] and e["end"] <= end]
+        entities = [{**e, "start": e["start"] - start, "end": e["end"] - start} for e in inside]
+        entities = [{k: v for k, v in e.items() if k != "probability"} for e in entities]
+        rows.append(blank | {"id": name, "offset": offset, "text": row["text"][start:end], "entities": entities})
+    return rows
 
 
 def gold_row(row: dict) -> dict:
