@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from ..data import Passage, entity_from_row, entity_row, read_rows
-from ..dataset.rows import sentences_of
 from ..merge import merge_entities
 from ..models.embeddings import label_cosine
 
@@ -74,6 +73,16 @@ def annotated(run: Path, language: str, variant: str, *, min_score: float) -> di
     return {row["id"]: {side: row[side] for side in ("entities", "undecided")} for row in rows}
 
 
+def _cut(row: dict, places: list[tuple[str, int, int]]) -> list[dict]:
+    "`row` as its sentences, (id, start, end) in its text; entities that lie in no sentence are left out."
+    sentences = []
+    for name, start, end in places:
+        inside = [e for e in row["entities"] if start <= e["start"] and e["end"] <= end]
+        moved = [e | {"start": e["start"] - start, "end": e["end"] - start} for e in inside]
+        sentences.append(row | {"id": name, "text": row["text"][start:end], "entities": moved})
+    return sentences
+
+
 def training_sentences(
     run: Path, language: str, variant: str, passages: int, *, min_score: float, seed: int
 ) -> list[dict]:
@@ -88,7 +97,7 @@ def training_sentences(
         empty = {"entities": [], "undecided": []}
         own = {side: row | {"entities": sides.get(row["id"], empty)[side]} for side in empty}
         places = cuts.get(row["id"], [])
-        decided, undecided = (sentences_of(own[side], places) for side in ("entities", "undecided"))
+        decided, undecided = (_cut(own[side], places) for side in ("entities", "undecided"))
         pairs = zip(decided, undecided, strict=True)
         sentences += [sentence | {"undecided": doubtful["entities"]} for sentence, doubtful in pairs]
     return sentences
