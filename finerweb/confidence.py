@@ -143,15 +143,17 @@ def quarters(values: Sequence[tuple]) -> list[int]:
     return quarter
 
 
-def with_confidence(annotations: Sequence[dict], support: Sequence[Sequence[tuple[float, float]]], *, least: float):
-    """The annotations with `confidence`, `when_predicted`, `predicted` (by how many students), `students`, `rival` and
+def with_confidence(
+    annotations: Sequence[dict], support: Sequence[Sequence[tuple[float, float]]], *, least: float
+) -> list[dict]:
+    """The annotations with `confidence`, `when_predicted`, `predicted_by` (how many students), `students`, `rival` and
     `subset`; `support`: the `entity_support` that each student gave each."""
     rows = []
     for annotation, pairs in zip(annotations, support, strict=True):
         probabilities = [probability for probability, _ in pairs]
         sure = [probability for probability in probabilities if probability >= least]
         row = annotation | {"confidence": fmean(probabilities), "when_predicted": fmean(sure) if sure else None}
-        row |= {"predicted": len(sure), "students": len(pairs), "rival": max(rival for _, rival in pairs)}
+        row |= {"predicted_by": len(sure), "students": len(pairs), "rival": max(rival for _, rival in pairs)}
         rows.append(row)
     subsets = quarters([(row["confidence"], -row["rival"]) for row in rows])
     return [row | {"subset": subset} for row, subset in zip(rows, subsets, strict=True)]
@@ -175,7 +177,7 @@ def confidence_summary(rows: Sequence[dict], *, sure: float) -> list[dict]:
     table, languages = [], sorted({row["language"] for row in rows})
     for language in [*languages, "all"] if rows else []:
         own = [row for row in rows if language in (row["language"], "all")]
-        predicted = [row["when_predicted"] for row in own if row["predicted"]]
+        predicted = [row["when_predicted"] for row in own if row["predicted_by"]]
         values = [row["confidence"] for row in own]
         line = {"language": language, "entities": len(own), "predicted": len(predicted) / len(own)}
         line |= {"mean": fmean(values), "median": median(values)}

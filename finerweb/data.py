@@ -153,7 +153,7 @@ _VERDICT += [(c, pa.list_(_REASONED)) for c in ("missing", "extra", "wrong")] + 
 _TESTED = [(c, pa.string()) for c in ("id", "text", "language", "script", "document_id")]
 _TESTED.append(("entities", pa.list_(_ENTITY)))
 _CONFIDENCE = [(c, pa.string()) for c in ("id", "parent_id", "language", "label")]
-_CONFIDENCE += [(c, pa.int64()) for c in ("start", "end", "fold", "predicted", "students", "subset")]
+_CONFIDENCE += [(c, pa.int64()) for c in ("start", "end", "fold", "predicted_by", "students", "subset")]
 _CONFIDENCE += [(c, pa.float64()) for c in ("score", "confidence", "when_predicted", "rival")]
 COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
     "10_corpus": _PASSAGE,
