@@ -241,7 +241,7 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     assert f"3 tasks wait for 18_sentences swh, which failed: {waiting}" in ended.stdout
     assert "benchmark 'lost': no data" in ended.stdout
     missing = {stage: meta_of(run, stage)["missing"] for stage in ("20_publish", "50_figures", "51_tables")}
-    assert set(missing["20_publish"]) == {"18_sentences/swh", "30_benchmarks/lost"}
+    assert set(missing["20_publish"]) == {"18_sentences/swh", "19_judge/eng", "30_benchmarks/lost"}
     assert "FileExistsError" in missing["20_publish"]["18_sentences/swh"]
     students = {"35_evaluate/tiny/sample-swh", "35_evaluate/tiny/lost"}
     assert set(missing["50_figures"]) == {"18_sentences/swh", "19_judge/eng"} | students
