@@ -59,14 +59,14 @@ _STAGES = (
         "50_figures", (), (),
         (
             "10_corpus", "11_rate", "12_filter", "13_select", "14_annotate", "15_align", "16_merge", "17_translate",
-            "18_sentences", "19_judge", "33_binder", "34_gliner", "35_evaluate",
+            "18_sentences", "19_judge", "33_binder", "34_gliner", "35_evaluate", "40_confidence", "41_label_language",
         ),
     ),  # fmt: skip
     Stage(
         "51_tables", (), (),
         (
             "12_filter", "13_select", "15_align", "16_merge", "19_judge", "20_publish", "33_binder", "34_gliner",
-            "35_evaluate",
+            "35_evaluate", "41_label_language",
         ),
     ),  # fmt: skip
 )
