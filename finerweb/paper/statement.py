@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data import asset, write_text
-from ..store import Task, finished, output_folder, read_error
 
 # %% ../../nbs/50_paper/01_statement.ipynb #37835612
 TRAINED_BY = {"binder": "33_binder", "gliner": "34_gliner"}  # kind of student -> the stage that trains it
