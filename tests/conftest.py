@@ -98,7 +98,6 @@ SMALL = {
         "12_filter": {"epochs": 1, "batch": 8, "max_length": 200},
         "13_select": {"passages": 4, "threshold": -9.0, "max_length": 200},
         "35_evaluate": {"resamples": 20},
-        "40_confidence": {"folds": 0},
     },
 }
 
@@ -130,9 +129,10 @@ def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
 
 
 def write_profile(folder: Path, name: str = "small", **changes: object) -> Path:
-    "SMALL with `changes`, as a file."
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(SMALL | changes), encoding="utf-8")
+    "SMALL with `changes`, as a file; students that only ask for confidence are left out."
+    path, fields = folder / f"{name}.yaml", SMALL | changes
+    fields["stages"] = {"40_confidence": {"folds": 0}} | (fields["stages"] or {})
+    path.write_text(yaml.safe_dump(fields), encoding="utf-8")
     return path
 
 

@@ -75,7 +75,7 @@ def wrong(tmp_path, monkeypatch, profile_file):
         (("demo", "--languages", "swhi"), "did you mean swh"),
         (("demo", "--languages", "eng,xx"), "xx"),
         (("demo", "--stages", "12_fliter"), "stage '12_fliter' is not known; did you mean 12_filter?"),
-        (("demo", "--stages", "zzz"), "there is 10_corpus, 11_rate"),
+        (("demo", "--stages", "zzz"), "there is 30_benchmarks, 10_corpus"),
         (
             ("demo", "--stages", "15_align/eng/lexikon"),
             "15_align: 'eng/lexikon' is not known; did you mean eng/lexicon",
@@ -247,7 +247,7 @@ def test_what_fails_stops_neither_the_dataset_nor_the_figures_and_tables(finishe
     assert set(missing["50_figures"]) == {"18_sentences/swh", "19_judge/eng"} | students
     assert missing["51_tables"]["35_evaluate/tiny/sample-swh"].startswith("not begun: needs ")
     variant = run / "20_publish" / "merged-english-passages"
-    assert sorted(p.name for p in variant.iterdir()) == ["README.md", "eng"]
+    assert sorted(p.name for p in variant.iterdir()) == ["CITATION.cff", "README.md", "croissant.json", "eng"]
     card = (variant / "README.md").read_text()
     assert "18_sentences/swh: FileExistsError" in card and "30_benchmarks" not in card and "sample-swh" in card
     assert (run / "50_figures" / "types.png").is_file() and (run / "51_tables" / "table3_datasets.md").is_file()

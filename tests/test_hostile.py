@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from finerweb.benchmarks import read_benchmark
 from finerweb.data import Entity, Passage, Table, read_rows, storable
 from finerweb.dataset.card import citation_file, dataset_card, filter_card, preference_card
 from finerweb.dataset.croissant import croissant
+from finerweb.dataset.rows import labelled_texts
 from finerweb.dataset.statistics import sentence_statistics, set_statistics
 from finerweb.evaluate import marks_table
 from finerweb.exchange.label_studio import interface
@@ -183,16 +185,22 @@ def cards(words: str) -> dict[str, str]:
     """Every card, with `words` for the names of run, model, judge, dataset, and for a reason. A teacher's name is a
     folder's."""
     teachers = [{"name": "teacher-a", "kind": "endpoint", "model": words}, {"name": "lexicon", "kind": "weak"}]
-    rows = [{"text": "Oslo", "entities": [{"start": 0, "end": 4, "label": words, "teachers": [words]}]}]
-    numbers = set_statistics(rows, language="eng", annotator="teacher-a") | {"sentences": sentence_statistics(rows)}
+    row = dict.fromkeys(("id", "language", "script", "url", "document_id"), "eng") | {"text": "Oslo"}
+    row["entities"] = [{"start": 0, "end": 4, "label": words, "score": 0.9, "teachers": [words]}]
+    texts, leaks = labelled_texts(pa.Table.from_pylist([row])), {"passages": 1, "sentences": 1}
+    numbers = set_statistics(texts, language="eng", annotator="teacher-a") | {"sentences": sentence_statistics(texts)}
+    numbers |= {"leaks": leaks}
     licence = ("odc-by", "Open.")
     about = dict(run=words, teachers=teachers, missing={words: words}, licence=licence, known={}, judge=words)
+    about |= {"tests": [words], "imported": words}
     report = dict.fromkeys(("rows", "passages", "kept", "relabelled", "moved", "rejected", "added"), 1)
     report |= {"language": "eng", "dataset": words, "licence": "odc-by", "scores": [{"annotator": words, "f1": 0.5}]}
     return {
         "dataset": dataset_card(("teacher-a", "english", "passages"), [numbers], **about),
-        "preferences": preference_card(teachers[0], {"eng": 3}, run=words, licence=licence),
-        "filter": filter_card(name=words, run=words, teachers=teachers, counts={}, languages=["eng"]),
+        "preferences": preference_card(teachers[0], {"eng": 3}, run=words, licence=licence, tests=[words], leaks=1),
+        "filter": filter_card(
+            name=words, run=words, teachers=teachers, counts={}, languages=["eng"], encoder=words, licence=licence
+        ),
         "reviewed": reviewed_card("reviewed-english-passages", [report]),
     }
 
