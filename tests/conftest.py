@@ -131,7 +131,8 @@ def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
 def write_profile(folder: Path, name: str = "small", **changes: object) -> Path:
     "SMALL with `changes`, as a file; students that only ask for confidence are left out."
     path, fields = folder / f"{name}.yaml", SMALL | changes
-    fields["stages"] = {"40_confidence": {"folds": 0}} | (fields["stages"] or {})
+    if isinstance(fields["stages"], dict):
+        fields["stages"] = {"40_confidence": {"folds": 0}} | fields["stages"]
     path.write_text(yaml.safe_dump(fields), encoding="utf-8")
     return path
 
