@@ -21,12 +21,12 @@ REVISION = hashlib.sha1(b"the one commit").hexdigest()
 PAGE = 3  # entries of a tree in one answer
 
 
-class Hub:
-    """`with Hub(folder) as hub:` serves at `hub.address`; `hub.asked` lists (path, first byte, bytes sent,
-    authorization) of the requests for files."""
+class TestServer:
+    "An HTTP server on a port of its own from `serve` on; it runs inside `with`, and gives each request to `answer`."
 
-    def __init__(self, folder: Path, faults: dict[str, list[str]] | None = None):
-        self.folder, self.faults, self.asked, self.calls = Path(folder), faults or {}, [], []
+    __test__ = False  # no test of pytest's
+
+    def serve(self) -> None:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,19 +38,28 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_POST = do_PUT = do_GET
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
-    def __enter__(self) -> "Hub":
+    def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+class Hub(TestServer):
+    """`with Hub(folder) as hub:` serves at `hub.address`; `hub.asked` lists (path, first byte, bytes sent,
+    authorization) of the requests for files."""
+
+    def __init__(self, folder: Path, faults: dict[str, list[str]] | None = None):
+        self.folder, self.faults, self.asked, self.calls = Path(folder), faults or {}, [], []
+        self.serve()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         url = urlsplit(request.path)

@@ -9,9 +9,10 @@ done, "cut" (the connection ends in the middle of the request), "lost" (it is do
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from hub_server import TestServer
 
 
 class Repository:
@@ -21,7 +22,7 @@ class Repository:
         self.private, self.url, self.files, self.commits = private, url, {"main": {}}, []
 
 
-class PushHub:
+class PushHub(TestServer):
     """`with PushHub() as hub:` serves at `hub.address`. `hub.arrived` has the SHA-256 of each large file that came
     whole, in order; `hub.calls` the requests; `hub.keys` the authorizations."""
 
@@ -29,30 +30,7 @@ class PushHub:
         self.faults, self.calls, self.keys, self.arrived = faults or {}, [], [], []
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.stored: dict[str, bytes] = {}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_HEAD = do_POST = do_PUT = do_GET
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> "PushHub":
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.serve()
 
     def repository(self, name: str, kind: str = "dataset") -> Repository:
         return self.repositories[kind, name]

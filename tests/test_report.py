@@ -169,6 +169,18 @@ def test_only_the_papers_models_and_sizes_count_as_the_papers(tmp_path):
     assert statement(record)[0] and made_of(record)[0]["this run"].startswith("lexicon: gpt-4o-mini")
 
 
+def test_a_run_of_imported_rows_says_whose_they_are(tmp_path):
+    tasks = [task for task in tasks_of("tha") if task.stage in ("16_merge", "17_translate", "18_sentences")]
+    run = simulated(tmp_path / "own", tasks, errors={})
+    (run / "profile.yaml").write_text("imported: /data/<b>names\nlanguages: [tha]\n")
+    record = read_run(run, {})
+    is_papers, words = statement(record)
+    assert not is_papers and "imported from <b>names, not annotated here" in words and "No language" not in words
+    rows = {row["part"]: row["this run"] for row in made_of(record)}
+    assert rows["teachers"] == "those of <b>names, which was imported"
+    assert rows["source of the texts"] == "the released dataset <b>names" and rows["judge"] == "none"
+
+
 def test_arcs_that_follow_from_others_are_left_out():
     reads = {"b": ["a"], "c": ["a", "b"], "d": ["a", "z"]}
     assert needed_arcs(reads, ["a", "b", "c", "d"]) == [("a", "b"), ("b", "c"), ("a", "d")]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from .numbers import described, training_rows
 from .record import RunRecord
+from ..paper.statement import PAPERS_OWN, run_statement
 
 # %% ../../nbs/52_overview/02_made_of.ipynb #8d03f5e2
 def model_size(file: Path) -> int | None:
@@ -54,8 +55,6 @@ PAPER = {
     "judge": "Qwen3-235B-A22B",
     "students": "Binder on multilingual BERT",
 }
-_CHAT = ("endpoint", "batch", "vllm")  # kinds of teachers that are language models
-_PAPER_TEACHERS = ("gpt-4o-mini", "gemma-3-27b")
 
 
 def _teachers(record: RunRecord, stage: str) -> dict[str, dict]:
@@ -103,22 +102,30 @@ def made_of(record: RunRecord) -> list[dict]:
     teachers = _teachers(record, "14_annotate")
     judged = {str(o.meta["parameters"].get("judge") or "") for o in record.finished("19_judge")}
     judge = record.profile.get("judge") or next(iter(filter(None, judged)), "")
+    nobody = f"those of {Path(_imported(record)).name}, which was imported" if _imported(record) else "none yet"
     ours = {
-        "teachers": "; ".join(f"{name}: {described(teacher)}" for name, teacher in teachers.items()) or "none yet",
+        "teachers": "; ".join(f"{name}: {described(teacher)}" for name, teacher in teachers.items()) or nobody,
         "rated passages a language": _sizes(record, "10_corpus"),
         "filter": "; ".join(_filters(record)) or "none yet",
         "source of the texts": _source(record),
         "languages": f"{len(record.languages):,}",
         "passages a language": _sizes(record, "13_select" if record.finished("13_select") else "16_merge"),
         "labels translated by": _spoken(record.profile.get("translator"), "a packaged table of labels"),
-        "judge": _spoken(judge, "none: how far the teachers agree stands in for it"),
+        "judge": _spoken(judge, "none" if _imported(record) else "none: how far the teachers agree stands in for it"),
         "students": "; ".join(_students(record)) or "none yet",
     }
     return [{"part": part, "the paper": theirs, "this run": ours[part]} for part, theirs in PAPER.items()]
 
 
+def _imported(record: RunRecord) -> str:
+    "The released dataset that a run's rows are from; empty where they were annotated in the run."
+    return str(record.profile.get("imported") or "")
+
+
 def _source(record: RunRecord) -> str:
     "Where the texts are from, without the folders of a machine."
+    if imported := _imported(record):
+        return f"the released dataset {Path(imported).name}"
     sources = {str(o.meta["parameters"].get("source", "")) for o in record.finished("10_corpus")}
     source = next(iter(sources), str(record.profile.get("source", "")))
     packaged = {"sample": "the sample that comes with the package", "hub": "FineWeb-2; FineWeb for English"}
@@ -126,22 +133,11 @@ def _source(record: RunRecord) -> str:
 
 
 def statement(record: RunRecord) -> tuple[bool, str]:
-    "Whether a run has the paper's teachers, languages and sizes; and in plain words what it is."
-    teachers = list(_teachers(record, "14_annotate").values())
-    chat = [t for t in teachers if t.get("kind") in _CHAT]
-    rows = [o.meta["rows"] or 0 for o in record.finished("13_select")]
-    theirs = all(any(name in str(t.get("model", "")).lower() for t in chat) for name in _PAPER_TEACHERS)
-    is_papers = theirs and len(rows) >= 91 and min(rows) >= 2400
-    if is_papers:
-        return True, "This run has the paper's teachers, languages and sizes: its numbers may stand beside it."
-    if not teachers:
-        who = "It has no teachers yet."
-    elif chat:
-        who = f"{len(chat)} of its {len(teachers)} teachers are language models ({', '.join(map(described, chat))})."
-    else:
-        who = "No language model took part: its teachers are rules and word lists, or students trained on them."
-    size = f"{len(rows)} languages with {sum(rows):,} passages have been selected; the paper has 91 with 226,000."
-    return False, f"These are not the paper's results. {who} {size} Its numbers are about this run alone."
+    "Whether a run has the paper's teachers, languages and sizes; and what it is, in the words of its figures."
+    teachers = [{"name": name} | teacher for name, teacher in _teachers(record, "14_annotate").items()]
+    metas = {(o.stage, *o.key): o.meta for o in record.finished(*record.stages)}
+    words = run_statement(record.name, teachers=teachers, metas=metas, imported=_imported(record))
+    return words.endswith(PAPERS_OWN), words
 
 # %% ../../nbs/52_overview/02_made_of.ipynb #a0ba5768
 def spending(home: Path) -> list[dict]:
