@@ -167,6 +167,8 @@ def draw_stages(heads: list[str], rows: list[SvgRow]) -> "Figure":  # noqa: F821
 # %% ../../nbs/03_text/11_drawing.ipynb #151e3c7b
 def save_figure(figure: "Figure", rows: list[dict], path: Path) -> bytes:  # noqa: F821
     "Writes `path` with the endings .png, .svg, .pdf and .csv; returns a smaller PNG, to be shown."
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # one layout for all forms
     for form in _METADATA:
         path.with_suffix(f".{form}").write_bytes(rendered(figure, form, dpi=160))
     with open(path.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
