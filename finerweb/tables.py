@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_SETS', 'filter_name', 'filter_lines', 'filter_table', 'selection_table', 'show_selections',
-           'dataset_table', 'known_set', 'student_table', 'average_rows', 'language_table', 'merging_table']
+           'dataset_table', 'known_set', 'student_table', 'average_rows', 'benchmark_table', 'language_table',
+           'merging_table']
 
 # %% ../nbs/51_tables.ipynb #966e7f47
 from collections import Counter
@@ -219,6 +220,31 @@ def average_rows(rows: list[dict], *, sets: dict[str, str]) -> list[dict]:
         row["difference"] = sum(r["difference"] for r in over) / len(over) if whole else None
         averages.append(row | {"note": f"mean over {', '.join(r['benchmark'] for r in over)}"})
     return averages
+
+# %% ../nbs/51_tables.ipynb #f2a3b4c5
+def benchmark_table(evaluations: list[dict], *, sets: dict[str, str]) -> list[dict]:
+    """Strict macro F1 of each student (a column each), the mean over the labels of a test set: a line for each test set
+    and language, then the mean of each set over its languages, and that over the sets; from the `scores.json` of
+    `35_evaluate`. `sets`: benchmark -> the set that it is a language of."""
+    students = list(dict.fromkeys(e["student"] for e in evaluations))
+    lines: dict[str, dict[str, dict]] = {}  # set -> benchmark -> its line
+    for e in sorted(evaluations, key=lambda e: (sets[e["benchmark"]], e["language"], e["benchmark"])):
+        macro = next(r["f1"] for r in e["all"] if (r["match"], r["label"]) == ("strict", "macro"))
+        numbers = {"passages": e["passages"], "types": len(e["labels"])}
+        names = {"set": sets[e["benchmark"]], "benchmark": e["benchmark"], "language": e["language"]}
+        line = lines.setdefault(names["set"], {}).setdefault(e["benchmark"], names | numbers | dict.fromkeys(students))
+        line[e["student"]] = macro
+
+    def mean(name: str, of: list[dict], over: str) -> dict:
+        row = {"set": name, "benchmark": "mean", "language": f"{len(of)} {over}", "passages": None, "types": None}
+        columns = {student: [line[student] for line in of] for student in students}
+        return row | {s: None if None in f1s else sum(f1s) / len(f1s) for s, f1s in columns.items()}
+
+    means = {name: mean(name, list(of.values()), "languages") for name, of in lines.items()}
+    rows = []
+    for name, of in lines.items():
+        rows += [*of.values(), *([means[name]] if len(of) > 1 else [])]
+    return rows + ([mean("all", list(means.values()), "sets")] if len(means) > 1 else [])
 
 # %% ../nbs/51_tables.ipynb #9a1f43f9
 def language_table(statistics: list[dict], *, teachers: list[str]) -> list[dict]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'OPENAI', 'WeakTeacher', 'check_teacher', 'is_chat', 'can_rate', 'run_student', 'with_folder',
-           'student_fingerprint', 'price_of', 'make_teacher']
+           'check_model', 'student_fingerprint', 'price_of', 'make_teacher']
 
 # %% ../nbs/09_teachers.ipynb #bd4f869c
 import hashlib
@@ -155,7 +155,7 @@ def run_student(spec: dict) -> tuple[str, ...]:
 
 def with_folder(spec: dict, folders: list[str]) -> dict:
     "`spec`; that of a student with its model's folder as a whole path, where it lies in one of `folders`."
-    if spec.get("kind") != "student" or not isinstance(spec.get("model"), str) or not spec["model"]:
+    if spec.get("kind") not in ("student", "published") or not isinstance(spec.get("model"), str) or not spec["model"]:
         return spec
     places = [Path(folder) / Path(spec["model"]).expanduser() for folder in folders]
     return spec | {"model": next((str(place) for place in places if place.is_dir()), spec["model"])}
@@ -176,8 +176,8 @@ def _model_folder(model: str) -> Path | None:
     raise FileNotFoundError(f"model is {model!r}, and there is no such folder; {_EXPECTED_MODEL}")
 
 
-def _check_model(model: str, who: str) -> None:
-    "`model` is a folder with a student in it, or may be a name on the hub."
+def check_model(model: str, who: str) -> None:
+    "Raises ValueError, which begins with `who`, for a `model` that is no student's folder and no name on the hub."
     try:
         folder = _model_folder(model)
     except FileNotFoundError as error:
@@ -202,7 +202,7 @@ def _check_model(model: str, who: str) -> None:
 def _check_student(spec: dict, who: str) -> dict:
     "A student's model, labels and numbers."
     labels = spec.get("labels")
-    _check_model(spec["model"], who)
+    check_model(spec["model"], who)
     if not labels:
         raise ValueError(f"{who}: a student needs `labels`, what it is asked for: expected {_EXPECTED[_LABELS]}")
     for label in [*labels, *(labels.values() if isinstance(labels, dict) else ())]:

@@ -102,6 +102,9 @@ SMALL = {
 }
 
 
+CHEAP = {"40_confidence": {"folds": 0}, "41_label_language": {"encoder": "minilm"}}
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
     "The environment of a command: a home folder of its own, this checkout's code, wide lines."
@@ -129,10 +132,10 @@ def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
 
 
 def write_profile(folder: Path, name: str = "small", **changes: object) -> Path:
-    "SMALL with `changes`, as a file; students that only ask for confidence are left out."
+    "SMALL with `changes`, as a file; the stages that study a run do little."
     path, fields = folder / f"{name}.yaml", SMALL | changes
     if isinstance(fields["stages"], dict):
-        fields["stages"] = {"40_confidence": {"folds": 0}} | fields["stages"]
+        fields["stages"] = CHEAP | fields["stages"]
     path.write_text(yaml.safe_dump(fields), encoding="utf-8")
     return path
 

@@ -13,7 +13,7 @@ import pytest
 
 from finerweb.runner.plan import PlannedTask, plan
 from finerweb.runner.profiles import load_profile
-from finerweb.runner.workers import Workers, needs_models, outcome
+from finerweb.runner.workers import Workers, outcome
 from finerweb.store import output_folder, read_meta
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks of imported libraries are Linux's")
@@ -53,7 +53,7 @@ def first_tasks() -> list[PlannedTask]:
 
 @pytest.fixture
 def workers():
-    made = Workers(["10_corpus", "11_rate"], {})
+    made = Workers({})
     yield made
     made.close()
 
@@ -61,11 +61,11 @@ def workers():
 def test_a_server_that_is_killed_fails_its_task_and_another_takes_its_place(workers, tmp_path):
     corpus, rate, *_ = first_tasks()
     at_work = workers.begin(corpus, str(tmp_path), "mine")
-    (server, _) = workers.servers[False]
-    os.kill(server.pid, signal.SIGKILL)
+    killed = workers.server.pid
+    os.kill(killed, signal.SIGKILL)
     assert outcome(at_work) == "the worker process was killed, for example for memory"
     assert outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
-    assert workers.servers[False][0].pid != server.pid
+    assert workers.server.pid != killed
     assert outcome(workers.begin(rate, str(tmp_path), "mine")) == ""
     assert read_meta(output_folder(str(tmp_path), "mine", "11_rate", rate.key))["rows"] > 0
 
@@ -76,11 +76,6 @@ def test_an_error_comes_back_in_one_line_and_the_next_task_goes_on(workers, tmp_
     assert outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
     (tmp_path / "file").write_text("")
     assert "NotADirectoryError" in outcome(workers.begin(corpus, str(tmp_path / "file"), "mine"))
-
-
-def test_only_the_stages_that_hold_models_wait_for_their_libraries():
-    stages = ["10_corpus", "16_merge", "20_publish", "12_filter", "33_binder"]
-    assert [stage for stage in stages if needs_models(stage)] == stages[-2:]
 
 
 def test_a_notebook_that_papermill_alone_executes_makes_the_same_bytes(finished, tmp_path):

@@ -136,7 +136,11 @@ def statement(record: RunRecord) -> tuple[bool, str]:
     "Whether a run has the paper's teachers, languages and sizes; and what it is, in the words of its figures."
     teachers = [{"name": name} | teacher for name, teacher in _teachers(record, "14_annotate").items()]
     metas = {(o.stage, *o.key): o.meta for o in record.finished(*record.stages)}
-    words = run_statement(record.name, teachers=teachers, metas=metas, imported=_imported(record))
+    students = [] if record.profile.get("teachers") else record.profile.get("students") or []
+    students = [s for s in students if isinstance(s, dict) and {"name", "kind"} <= set(s)]
+    words = run_statement(
+        record.name, teachers=teachers, metas=metas, imported=_imported(record), students=students
+    )
     return words.endswith(PAPERS_OWN), words
 
 # %% ../../nbs/52_overview/02_made_of.ipynb #a0ba5768

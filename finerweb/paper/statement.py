@@ -8,7 +8,7 @@ __all__ = ['TRAINED_BY', 'THE_PAPER', 'PAPERS_OWN', 'model_name', 'run_statement
 
 # %% ../../nbs/50_paper/01_statement.ipynb #f4d28f5a
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,12 @@ def run_statement(
     teachers: list[dict],  # as the profile has them, each with `name`
     metas: Mapping[tuple[str, ...], dict],  # (stage, *key) -> `meta.json`, for what the run has
     imported: str = "",  # the released dataset that the rows are from; empty: they were annotated here
+    students: Sequence[dict] = (),  # as the profile has them
 ) -> str:
     "What a run was made of, beside what the paper was."
+    if students and not (teachers or imported):
+        names = ", ".join(f"{s['name']} ({_last(str(s.get('model') or s.get('object')))})" for s in students)
+        return f"Run {run}: students as they are, {names}; nothing was annotated or trained here."
     of = {stage: [m for (name, *_), m in metas.items() if name == stage] for stage, *_ in metas}
     passages = [m["rows"] or 0 for m in of.get("16_merge" if imported else "13_select", [])]
     settings = [m["parameters"] for m in of.get("12_filter", [])]

@@ -120,6 +120,11 @@ def run(
             help="A trained filter to use: a folder, or a name on the hub (owner/name, owner/name@revision).",
         ),
     ] = "",
+    students: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--student", help="Score this student (a folder, or OWNER/NAME on the hub) in place of the "
+        "profile's, which are not trained; once for each."),
+    ] = None,
     settings: Annotated[Optional[list[str]], _SETTINGS] = None,  # noqa: UP045
     text_column: Annotated[str, _TEXT_COLUMN] = "",
     id_column: Annotated[str, _ID_COLUMN] = "",
@@ -139,7 +144,7 @@ def run(
     "Do what is not done of a profile's stages; a run that was stopped goes on where it was."
     changes = dict(languages=languages, source=source, workers=workers, settings=settings or [], released=released)
     changes |= dict(columns=dict(text=text_column, id=id_column, url=url_column))
-    changes |= dict(text_documents=text_documents, license=license)
+    changes |= dict(text_documents=text_documents, license=license, students=students or ())
     try:
         chosen = change_profile(load_profile(profile), **changes)
         show_own_languages(chosen)

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from ..benchmarks import benchmark_entry
 from ..data import write_text
+from ..evaluate import check_student_from_elsewhere
 from ..gliner import check_gliner
 from ..judge import check_judge
 from ..languages import use_languages
@@ -33,6 +34,7 @@ from finerweb.runner.plan import (
 )  # fmt: skip
 from .profiles import Profile
 from finerweb.runner.stages import (
+    ELSEWHERE,
     STUDENTS,
     check_parameters,
     student_kind,
@@ -59,7 +61,7 @@ class _Work:
         self.home, self.run, self.report = home, run, report
         self.tasks = {task.name: task for task in tasks}
         self.left = dict(self.tasks)  # in the order of the plan
-        self.workers = Workers(sorted({task.stage for task in tasks}), environment)
+        self.workers = Workers(environment)
         self.running: dict[Connection, PlannedTask] = {}  # where the outcome will be read -> task
         self.errors = {}  # name of a task that failed, or waits for one that did -> error
         self.causes = {}  # name of a task that waits -> name of the one that failed
@@ -138,6 +140,9 @@ def run_tasks(
 def _check_student(student: dict) -> None:
     "Raises ValueError for a kind of student, or a parameter of it, that there is not."
     kind = student_kind(student)
+    if kind in ELSEWHERE:
+        check_student_from_elsewhere(student)
+        return
     try:
         check_parameters(STUDENTS[kind], student_parameters(student))
     except ValueError as error:

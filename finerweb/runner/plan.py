@@ -16,6 +16,7 @@ from ..page.reviewed import reviewed_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
     ANNOTATING,
+    ELSEWHERE,
     ROUND1,
     STAGES,
     STUDENTS,
@@ -93,7 +94,7 @@ def _is_concerned(stage: str, chosen: dict[str, str], axes: dict[str, dict]) -> 
     if stage == "11_rate":
         return can_rate(axes["teacher"][chosen["teacher"]])
     if stage in STUDENTS.values():
-        return STUDENTS[student_kind(axes["student"][chosen["student"]])] == stage
+        return STUDENTS.get(student_kind(axes["student"][chosen["student"]])) == stage
     return True
 
 
@@ -149,11 +150,13 @@ def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> 
     for name in sorted((_RUNNERS_OWN | set(stage.scope)) & set(own)):
         hint = "change the profile, or --run, --home, --languages"
         raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; {hint}")
+    annotated = profile.teachers or profile.imported  # otherwise there is nothing to read in any language
     shared = {
         "source": profile.source, "columns": profile.columns, "text_documents": profile.text_documents,
-        "license": profile.license, "languages": profile.languages, "teachers": list(axes["teacher"].values()),
-        "translator": profile.translator, "judge": profile.judge, "students": list(axes["student"].values()),
-        "benchmarks": profile.benchmarks, "filter": next(iter(axes["filter"]), ""), "filters": list(axes["filter"]),
+        "license": profile.license, "languages": profile.languages if annotated else [],
+        "teachers": list(axes["teacher"].values()), "translator": profile.translator, "judge": profile.judge,
+        "students": list(axes["student"].values()), "benchmarks": profile.benchmarks,
+        "filter": next(iter(axes["filter"]), ""), "filters": list(axes["filter"]),
         "imported": profile.imported,
     }  # fmt: skip
     if stage.name == "12_filter":  # it learns ratings
@@ -162,6 +165,9 @@ def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> 
     shared |= {name: corpus[name] for name in _READING if name in corpus}
     defaults = {name: default for name, (_, default) in parameters.items() if name not in ("home", "run")}
     return defaults | {name: value for name, value in shared.items() if name in parameters} | own
+
+
+_WHERE = ("languages", "zero_shot")  # which test sets a student meets
 
 
 def _task_parameters(stage: Stage, chosen: dict[str, str], axes: dict[str, dict]) -> dict:
@@ -175,19 +181,27 @@ def _task_parameters(stage: Stage, chosen: dict[str, str], axes: dict[str, dict]
         elif stage.scope == ("student",):
             parameters |= student_parameters(member)
         elif axis == "student" and "kind" in notebook:
-            parameters["kind"] = member.get("kind", "binder")
+            parameters["kind"] = student_kind(member)
+            if parameters["kind"] in ELSEWHERE:
+                parameters["model"] = {field: value for field, value in member.items() if field not in _WHERE}
     return parameters
 
 # %% ../../nbs/60_runner/02_plan.ipynb #c9d68c70
+_OF_A_DATASET = (
+    *ANNOTATING, "16_merge", "17_translate", "18_sentences", "20_publish", "21_export", "22_review", "33_binder",
+    "34_gliner", "40_confidence", "41_label_language",
+)  # fmt: skip
+
+
 def _stages(profile: Profile) -> list[Stage]:
-    "The stages of a profile's runs; where rows are imported, those that annotate are done without."
-    if not profile.imported:
-        return list(STAGES.values())
+    """The stages of a profile's runs: without those that annotate where rows are imported, and without all that need a
+    dataset where nobody annotates."""
+    left_out = ANNOTATING if profile.imported else () if profile.teachers else _OF_A_DATASET
 
     def rest(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if name not in ANNOTATING)
+        return tuple(name for name in names if name not in left_out)
 
-    stages = [stage for stage in STAGES.values() if stage.name not in ANNOTATING]
+    stages = [stage for stage in STAGES.values() if stage.name not in left_out]
     return [replace(stage, needs=rest(stage.needs), wants=rest(stage.wants)) for stage in stages]
 
 # %% ../../nbs/60_runner/02_plan.ipynb #b4deb328
@@ -240,6 +254,9 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
     if stage.name == "14_annotate" and teacher["kind"] == "student":
         of_run = run_student(teacher)
         needs += ((of_run[0], of_run[1:]),) if of_run else (("model", ()),)
+    if parameters.get("model"):  # of a student: what it learned from is not this run's
+        outside = (("model", ()),) if parameters["kind"] == "published" else ()
+        needs = (*outside, *(need for need in needs if need[0] == "30_benchmarks"))
     if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
         needs = ()  # a model as it was published
     wants = _outputs_read(stage.wants, chosen, parameters, axes)
@@ -289,7 +306,7 @@ def outside_inputs(task: PlannedTask) -> dict[str, str]:
         elif need == "reviewed":
             hashes[need] = reviewed_fingerprint(task.parameters["reviewed"])
         elif need == "model":
-            hashes[need] = student_fingerprint(task.parameters["teacher"]["model"])
+            hashes[need] = student_fingerprint((task.parameters.get("teacher") or task.parameters["model"])["model"])
     return hashes
 
 

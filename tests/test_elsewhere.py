@@ -1,0 +1,127 @@
+"""Students that a run does not train: published ones and one's own class, scored on many test sets in one table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from finerweb.evaluate import check_student_from_elsewhere, student_from_elsewhere
+from finerweb.runner.cli import app
+from finerweb.runner.plan import plan
+from finerweb.runner.profiles import load_profile, published_student
+from finerweb.store import read_meta
+
+OWN = """
+from finerweb.data import Entity
+
+class ByHeart:
+    def __init__(self, word):
+        self.word = word
+
+    def predict(self, texts, labels, threshold=None, batch_size=32):
+        places = [text.find(self.word) for text in texts]
+        return [[Entity(at, at + len(self.word), labels[0])] if at >= 0 else [] for at in places]
+"""
+SETS = [{"name": f"sample-{code}"} for code in ("eng", "swh")]
+
+
+def profile(folder: Path, students: list[dict], **changes: object) -> Path:
+    "A profile that only scores."
+    path = folder / "scored.yaml"
+    fields = {"languages": ["eng", "swh"], "workers": 2, "students": students, "benchmarks": SETS}
+    fields["stages"] = {"30_benchmarks": {"passages": 4}, "35_evaluate": {"resamples": 20}}
+    path.write_text(yaml.safe_dump(fields | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
+    "(folder of the run, what was printed): a trained student of another run and a class of one's own, two test sets."
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "my_student.py").write_text(OWN)
+    tiny = {"name": "tiny", "kind": "published", "model": str(finished[0] / "runs/small/33_binder/tiny")}
+    own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart", "word": "London"}
+    done = finerweb(folder, "run", profile(folder, [tiny, own]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs/scored", done.stdout
+
+
+def test_nothing_is_annotated_and_all_students_stand_in_one_table(scored):
+    run, printed = scored
+    stages = {path.name for path in run.iterdir() if path.is_dir()}
+    assert stages == {"30_benchmarks", "35_evaluate", "50_figures", "51_tables", "52_report"}
+    with open(run / "51_tables/benchmarks.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["set"], r["benchmark"], r["language"]) for r in rows] == [
+        ("sample-eng", "sample-eng", "eng"), ("sample-swh", "sample-swh", "swh"), ("all", "mean", "2 sets"),
+    ]  # fmt: skip
+    assert {"tiny", "mine"} <= set(rows[0]) and rows[0]["passages"] == "4"
+    scores = json.loads((run / "35_evaluate/mine/sample-eng/scores.json").read_text())
+    macro = next(r["f1"] for r in scores["all"] if (r["match"], r["label"]) == ("strict", "macro"))
+    assert float(rows[0]["mine"]) == pytest.approx(macro, abs=1e-3) and scores["trained_on"] == []
+    assert read_meta(run / "35_evaluate/tiny/sample-eng")["inputs"]["model"]
+    page = (run / "51_tables/benchmarks.md").read_text()
+    assert "nothing was annotated or trained here" in page and "mine (my_student:ByHeart)" in page
+    assert "4 of 6 passages, drawn at random" in printed and "missing" not in read_meta(run / "51_tables")
+
+
+def test_a_student_of_the_command_line_takes_the_place_of_the_profiles(scored, finished, monkeypatch):
+    monkeypatch.chdir(scored[0].parent.parent)
+    folder = finished[0] / "runs/small/33_binder/tiny/model"
+    shown = CliRunner().invoke(app, ["run", "scored.yaml", "--student", str(folder), "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert "35_evaluate" in shown.output and "tiny/sample-swh" in shown.output and "mine" not in shown.output
+    assert published_student("owner/my model.v2") == {
+        "name": "my-model.v2", "kind": "published", "model": "owner/my model.v2",
+    }  # fmt: skip
+    wrong = CliRunner().invoke(app, ["run", "scored.yaml", "--student", "nowhere", "--dry-run"])
+    assert wrong.exit_code == 2 and "there is no such folder" in wrong.stderr
+
+
+WRONG = {
+    "has no teachers for tiny to learn from": {"students": [{"name": "tiny", "encoder": "char"}]},
+    "has 0 teachers; a run needs two or more": {"students": []},
+    "did you mean published": {"students": [{"name": "x", "kind": "publisched", "model": "a/b"}]},
+    "take out first": {"students": [{"name": "x", "kind": "published", "model": "a/b"}], "rounds": 2, "first": {}},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_profile_without_teachers_can_only_score(message, tmp_path):
+    changes = WRONG[message]
+    if "first" in changes:
+        changes = changes | {"first": {"steps": 1, "labels": ["person"]}}
+    with pytest.raises(ValueError, match=message):
+        load_profile(str(profile(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "published"}, "needs `model`"),
+        ({"kind": "published", "model": "no folder"}, "there is no such folder"),
+        ({"kind": "published", "model": "a/b", "steps": 3}, "has no field steps"),
+        ({"kind": "python"}, "write module:Class"),
+        ({"kind": "python", "object": "nowhere_at_all:Class"}, "there is no module"),
+        ({"kind": "python", "object": "json:JSONDecoder"}, "has no method predict"),
+        ({"kind": "python", "object": "json:JSONDecoder", "word": 1}, "cannot be had: TypeError"),
+    ],
+)
+def test_a_student_from_elsewhere_that_cannot_be_had(spec, message):
+    with pytest.raises(ValueError, match=f"student 'x'.*{message}"):
+        student_from_elsewhere({"name": "x"} | spec)
+
+
+def test_the_packaged_harness_has_seven_sets_and_trains_nothing():
+    profile = load_profile("benchmarks")
+    assert len({b["set"] for b in profile.benchmarks}) == 7
+    tasks = plan(profile)
+    assert {task.stage for task in tasks} == {"30_benchmarks", "35_evaluate", "50_figures", "51_tables", "52_report"}
+    met = [task for task in tasks if task.stage == "35_evaluate"]
+    assert len(met) == len(profile.students) * len(profile.benchmarks), "each student meets every set"
+    for task in met:
+        assert {name for name, _ in task.needs} == {"model", "30_benchmarks"}
+        assert check_student_from_elsewhere(task.parameters["model"])
