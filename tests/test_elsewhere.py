@@ -18,12 +18,16 @@ OWN = """
 from finerweb.data import Entity
 
 class ByHeart:
-    def __init__(self, word):
-        self.word = word
+    def __init__(self, places):
+        self.places = places
 
     def predict(self, texts, labels, threshold=None, batch_size=32):
-        places = [text.find(self.word) for text in texts]
-        return [[Entity(at, at + len(self.word), labels[0])] if at >= 0 else [] for at in places]
+        return [list(self.found(text)) for text in texts]
+
+    def found(self, text):
+        for place in self.places:
+            if (at := text.find(place)) >= 0:
+                yield Entity(at, at + len(place), "location")
 """
 SETS = [{"name": f"sample-{code}"} for code in ("eng", "swh")]
 
@@ -43,7 +47,7 @@ def scored(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("scored")
     (folder / "my_student.py").write_text(OWN)
     tiny = {"name": "tiny", "kind": "published", "model": str(finished[0] / "runs/small/33_binder/tiny")}
-    own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart", "word": "London"}
+    own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart", "places": ["London", "Oxford", "Kenya", "Nairobi"]}
     done = finerweb(folder, "run", profile(folder, [tiny, own]))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs/scored", done.stdout
@@ -61,6 +65,7 @@ def test_nothing_is_annotated_and_all_students_stand_in_one_table(scored):
     assert {"tiny", "mine"} <= set(rows[0]) and rows[0]["passages"] == "4"
     scores = json.loads((run / "35_evaluate/mine/sample-eng/scores.json").read_text())
     macro = next(r["f1"] for r in scores["all"] if (r["match"], r["label"]) == ("strict", "macro"))
+    assert 0 < float(rows[2]["mine"]) < 1, "it knows some names"
     assert float(rows[0]["mine"]) == pytest.approx(macro, abs=1e-3) and scores["trained_on"] == []
     assert read_meta(run / "35_evaluate/tiny/sample-eng")["inputs"]["model"]
     page = (run / "51_tables/benchmarks.md").read_text()

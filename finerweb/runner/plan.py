@@ -66,7 +66,7 @@ class PlannedTask:
 def _axes(profile: Profile) -> dict[str, dict[str, object]]:
     "For each part of a scope, name -> the member of the profile that is called so."
     axes = {"language": {code: code for code in profile.languages}}
-    axes["filter"] = {} if profile.imported else filters(profile)
+    axes["filter"] = {} if profile.imported or not profile.teachers else filters(profile)
     named = {"benchmark": profile.benchmarks, "teacher": with_first_teacher(profile.teachers, profile.first)}
     named["student"] = with_first_student(profile.students, profile.first)
     axes |= {axis: {member["name"]: member for member in members} for axis, members in named.items()}

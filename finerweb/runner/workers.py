@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -120,6 +121,7 @@ def _execute_notebook(task: PlannedTask, folder: Path, home: str, run: str) -> N
         os.dup2(log.fileno(), 2)  # what the kernel writes on stderr is of interest only if it dies
         if sys.platform == "linux":
             use_fork(KernelFork())
+        warnings.filterwarnings("ignore")  # papermill's; the kernel tells of its own
         import_papermill().execute_notebook(
             str(notebooks_folder() / f"{task.stage}.ipynb"),
             str(folder / "notebook.ipynb"),
@@ -148,12 +150,9 @@ def _wrong_output(task: PlannedTask, folder: Path, home: str, run: str) -> str:
 
 def execute_task(task: PlannedTask, home: str, run: str) -> str:
     "Executes a task's notebook; \"\" if it succeeded, otherwise what went wrong, in one line. It changes this process."
-    import warnings
-
     from papermill.exceptions import PapermillExecutionError
 
     os.environ["OMP_NUM_THREADS"] = str(task.parameters.get("threads", 1))
-    warnings.filterwarnings("ignore")
     folder = output_folder(home, run, task.stage, task.key)
     try:
         use_languages_of(output_folder(home, run, task.stage).parent)
@@ -181,7 +180,7 @@ def _prepare(stage: str) -> None:
     libraries = code_fingerprint(stage)["versions"]
     names = [f"finerweb.{stage.partition('_')[2]}", *(["torch", "transformers"] if "torch" in libraries else [])]
     for name in names:
-        with suppress(ImportError):  # the task that needs it says so
+        with suppress(ImportError), warnings.catch_warnings(action="ignore"):  # the task that needs it says so
             import_module(name)
     if stage in ("11_rate", "14_annotate"):
         from finerweb.weak.lexicon import lexicon
@@ -194,9 +193,10 @@ def serve(control: int) -> None:
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-    import_papermill()
-    for name in _FOR_ALL:
-        import_module(name)
+    with warnings.catch_warnings(action="ignore"):
+        import_papermill()
+        for name in _FOR_ALL:
+            import_module(name)
     requests = socket.socket(fileno=control)
     while True:
         stage, pipes, *_ = socket.recv_fds(requests, _LONGEST_NAME, 1)
