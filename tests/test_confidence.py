@@ -8,7 +8,8 @@ import papermill
 import pytest
 
 from finerweb.confidence import deal_folds, draw_passages, entity_support, example_rows, quarters, with_confidence
-from finerweb.data import Entity, lesson_rows, read_rows, schema
+from finerweb.data import Entity, entity_row, lesson_rows, read_rows, schema
+from finerweb.paper.confidence import read_confidence
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
 from finerweb.runner.stages import notebook_parameters
@@ -107,10 +108,15 @@ def resumed(root, tmp_path_factory, tiny_encoder):
     Task(str(home), "small", "17_translate", ("swh",), parameters={}).write(names)
     changes = dict(languages=["swh"], encoder=tiny_encoder, label_encoder=tiny_encoder, steps=3, batch=2, size=16)
     changes |= dict(max_width=20, encoder_rate=0.001, candidates=1.0, empty=0.0)
+    people = [dict(id="p", text="Juma anaishi Kisumu.", language="swh", script="Latn", document_id="d")]
+    people = [row | {"entities": [entity_row(Entity(13, 19, "city"))]} for row in people]
+    Task(str(home), "small", "30_benchmarks", ("people",), parameters={}).write(people)
+    changes |= dict(quarter_steps=2, benchmarks=[{"name": "people"}])
     parameters = {n: v for n, (_, v) in notebook_parameters("40_confidence").items() if n not in ("home", "run")}
     task = Task(str(home), "small", "40_confidence", parameters=parameters | changes)
     task.read("18_sentences", "swh")
     task.read("17_translate", "swh")
+    task.read("30_benchmarks", "people")
     fold_of = deal_folds(sentence_rows, folds=2, seed=1)
     said = [[0.123456, 0.5]] * len(sentence_rows[0]["entities"])
     task.save({"fold0-seed1": [said] * fold_of.count(0)})
@@ -141,6 +147,14 @@ def test_the_tables_agree(resumed):
         for e in example["entities"]:
             assert 0 <= e["start"] < e["end"] <= len(example["text"])
             assert confidence["swh", example["id"], e["start"], e["end"], e["label"]] == e["probability"]
+
+
+def test_a_student_of_each_quarter_is_scored_on_human_labels(resumed):
+    scores = read_rows(resumed / "subsets.parquet")
+    assert [row["subset"] for row in scores] == [f"quarter {n}" for n in (1, 2, 3, 4)]
+    assert {(row["language"], row["seed"]) for row in scores} == {("swh", 1)}
+    assert all(0 <= row["f1"] <= 1 for row in scores)
+    assert read_confidence(resumed)["subsets"] == scores
 
 
 def test_every_profile_plans_both_studies_once():

@@ -47,7 +47,8 @@ def scored(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("scored")
     (folder / "my_student.py").write_text(OWN)
     tiny = {"name": "tiny", "kind": "published", "model": str(finished[0] / "runs/small/33_binder/tiny")}
-    own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart", "places": ["London", "Oxford", "Kenya", "Nairobi"]}
+    own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart"}
+    own |= {"places": ["London", "Oxford", "Kenya", "Nairobi"]}
     done = finerweb(folder, "run", profile(folder, [tiny, own]))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs/scored", done.stdout

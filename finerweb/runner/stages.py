@@ -54,7 +54,7 @@ _STAGES = (
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
     Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder", "34_gliner")),
-    Stage("40_confidence", (), ("17_translate", "18_sentences")),
+    Stage("40_confidence", (), ("17_translate", "18_sentences"), ("30_benchmarks",)),
     Stage("41_label_language", (), ("17_translate",), ("33_binder", "34_gliner", "35_evaluate")),
     Stage(
         "50_figures", (), (),
