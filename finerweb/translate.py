@@ -136,23 +136,20 @@ def read_translations(labels: Sequence[str], value: dict, language: str) -> dict
     return rows
 
 # %% ../nbs/17_translate.ipynb #ab7924b5
-def _end_of(label: str, concepts: dict[str, str]) -> str:
-    "The concept to which `concepts` lead from `label`; of a ring the commonest type, else the first by alphabet."
-    path = [label]
-    while True:
-        concept = concepts.get(path[-1], path[-1])
-        if concept == path[-1]:
-            return concept
-        if concept in path:
-            ring = path[path.index(concept) :]
-            return min(ring, key=lambda name: (name not in entity_types(), name))
-        path.append(concept)
-
-
 def join_concepts(rows: list[dict]) -> list[dict]:
-    "`rows` with each concept followed to its end."
+    "`rows` with each concept followed to its end; that of a ring is its commonest type, else the first by alphabet."
     concepts = {row["label"]: row["concept"] for row in rows}
-    return [{**row, "concept": _end_of(row["label"], concepts)} for row in rows]
+    ends: dict[str, str] = {}  # label -> the concept to which `concepts` lead from it
+    for label in concepts:
+        path: dict[str, None] = {}  # in order
+        while label not in ends and label not in path:
+            path[label] = None
+            label = concepts.get(label, label)
+        if label not in ends:  # a ring has closed; that of an end is itself alone
+            ring = list(path)[list(path).index(label) :]
+            ends[label] = min(ring, key=lambda name: (name not in entity_types(), name))
+        ends |= dict.fromkeys(path, ends[label])
+    return [{**row, "concept": ends[row["label"]]} for row in rows]
 
 # %% ../nbs/17_translate.ipynb #76e9e7c2
 def _lacking_row(label: str, language: str, reason: tuple[str, str]) -> dict:
