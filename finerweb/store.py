@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from importlib import metadata, resources
 from importlib.util import resolve_name
@@ -73,23 +72,12 @@ def notebook_code(stage: str) -> str:
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     return "\n".join(s for s in sources if s.startswith(("#| export", "#| eval: false")))
 
-
-def _statements(tree: ast.AST) -> Iterator[ast.AST]:
-    "The statements in `tree`, those within others too."
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        yield node
-        blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody", "handlers", "cases")]
-        todo += [inner for block in blocks if isinstance(block, list) for inner in block]
-
-
+# %% ../nbs/02_store.ipynb #f1e2d3c4
 @cache
 def _imports(code: str, package: str = "finerweb") -> tuple[set[str], set[str]]:
     "The modules (dotted names) that `code`, of a module in `package`, imports anywhere, and the assets that it names."
-    modules, assets, tree = set(), set(), ast.parse(code)
-    calls = "asset(" in code or "import_module(" in code  # to look into expressions takes most of the time
-    for node in ast.walk(tree) if calls else _statements(tree):
+    modules, assets = set(), set()
+    for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Import():
                 modules |= {alias.name for alias in node.names}

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from finerweb.evaluate import check_student_from_elsewhere, student_from_elsewhere
+from finerweb.evaluate import check_student_from_elsewhere, published_student, student_from_elsewhere
 from finerweb.runner.cli import app
 from finerweb.runner.plan import plan
-from finerweb.runner.profiles import load_profile, published_student
+from finerweb.runner.profiles import load_profile
 from finerweb.store import read_meta
 
 OWN = """

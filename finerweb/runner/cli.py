@@ -32,8 +32,8 @@ from finerweb.runner.display import (
     show_spending,
 )  # fmt: skip
 from .new_profile import new, profiles
-from .pipeline import check_models, check_owner, run_profile
-from .plan import PlannedTask, plan, show_plan, wanted_tasks
+from .pipeline import check_models, check_owner, run_profile, show_plan
+from .plan import PlannedTask, plan, wanted_tasks
 from .profiles import Profile, change_profile, load_profile, packaged_profiles
 from ..source.files import forms_read
 from ..store import runs_folder
@@ -62,6 +62,9 @@ _TEXT_DOCUMENTS = typer.Option(
 _LICENSE = typer.Option(help="Licence of the source's texts, for the dataset's cards: cc-by-4.0, cc0-1.0, ...")
 _HOME = typer.Option(help="Folder of the runs; FINERWEB_HOME, or the nearest folder runs, if not given.")
 _SETTINGS = typer.Option("--set", help="stage.parameter=value, as often as needed.")
+_STUDENTS = typer.Option(
+    "--student", help="Score this student, a folder or OWNER/NAME on the hub, in place of the profile's; once for each."
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -120,11 +123,7 @@ def run(
             help="A trained filter to use: a folder, or a name on the hub (owner/name, owner/name@revision).",
         ),
     ] = "",
-    students: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--student", help="Score this student (a folder, or OWNER/NAME on the hub) in place of the "
-        "profile's, which are not trained; once for each."),
-    ] = None,
+    students: Annotated[Optional[list[str]], _STUDENTS] = None,  # noqa: UP045
     settings: Annotated[Optional[list[str]], _SETTINGS] = None,  # noqa: UP045
     text_column: Annotated[str, _TEXT_COLUMN] = "",
     id_column: Annotated[str, _ID_COLUMN] = "",

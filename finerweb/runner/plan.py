@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TaskName', 'label_of', 'PlannedTask', 'student_parameters', 'plan', 'wanted_tasks', 'outside_inputs',
-           'task_inputs', 'up_to_date', 'standing', 'show_plan']
+           'task_inputs', 'up_to_date', 'standing']
 
 # %% ../../nbs/60_runner/02_plan.ipynb #da6a5041
 from dataclasses import dataclass, field, replace
-from itertools import groupby, product
+from itertools import product
 
 from ..benchmarks import benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
@@ -339,29 +339,3 @@ def standing(task: PlannedTask, home: str, run: str) -> tuple[bool, str]:
         return up_to_date(task, home, run), ""
     except (ValueError, OSError) as error:
         return False, f"{type(error).__name__}: {error}"
-
-# %% ../../nbs/60_runner/02_plan.ipynb #0358576a
-def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
-    "A line for each stage (of each round): how many tasks, how many are up to date; then what cannot be had."
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table, console = Table("stage", "tasks", "up to date", "for"), Console()
-    errors = {}  # error -> the first task that has it
-    last = ""
-    for stage, group in groupby(tasks, key=lambda task: task.stage):
-        of_stage, count = list(group), 0
-        if stage < last:
-            table.add_section()  # the next round begins
-        last = stage
-        for task in of_stage:
-            done, error = standing(task, home, run)
-            count += done
-            if error:
-                errors.setdefault(error, task.label)
-        keys = ", ".join("/".join(task.key) for task in of_stage[:4]) + (", …" if len(of_stage) > 4 else "")
-        table.add_row(stage, str(len(of_stage)), str(count), keys)
-    console.print(table)
-    for error, label in errors.items():
-        console.print(f"[red]{label}[/red] would fail: {escape(error)}", soft_wrap=True)
