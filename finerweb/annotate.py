@@ -11,8 +11,9 @@ from dataclasses import asdict
 from .data import Mention, Passage
 from .llm.chat import ChatModel, ChatRequest
 from .llm.prompts import Sampling, as_written, ask_about, fence, in_language, plain_label, task_request
+from .models.student_folder import student_fingerprint
 from .store import Task
-from .teachers import WeakTeacher, run_student, student_fingerprint
+from .teachers import WeakTeacher, run_student
 
 # %% ../nbs/14_annotate.ipynb #46347381
 ANNOTATION = """You annotate named entities in a passage of web text in LANGUAGE.

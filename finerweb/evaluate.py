@@ -16,7 +16,7 @@ from typing import Protocol
 
 from .data import RIGHT_TO_LEFT, Entity, Passage, check_entities
 from .metrics import SpanScores, score_spans, with_intervals
-from .teachers import check_model
+from .models.student_folder import check_model
 from .weak.own_teacher import own_arguments, own_class
 
 # %% ../nbs/35_evaluate.ipynb #1e1dbcd1

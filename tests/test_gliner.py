@@ -41,7 +41,8 @@ from finerweb.student.word_windows import (
     split_words,
     word_windows,
 )  # fmt: skip
-from finerweb.teachers import make_teacher, student_fingerprint
+from finerweb.models.student_folder import student_fingerprint
+from finerweb.teachers import make_teacher
 from finerweb.text.segment import graphemes, tokens
 
 TEXTS = [p.text for p in lesson_passages()] + [

@@ -14,7 +14,7 @@ from finerweb.runner.reproduce import differences, made_with, read_record, run_r
 
 def command(*words: object) -> tuple[int, str]:
     "(exit code, what a command prints)"
-    ended = CliRunner().invoke(app, [str(word) for word in words])
+    ended = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "300"})
     return ended.exit_code, " ".join(ended.output.split())
 
 

@@ -17,7 +17,8 @@ from finerweb.runner.plan import PlannedTask, plan, up_to_date
 from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.store import read_meta
 from finerweb.student.teacher import StudentTeacher, confidence, least_score
-from finerweb.teachers import check_teacher, is_chat, make_teacher, student_fingerprint, with_folder
+from finerweb.models.student_folder import student_fingerprint, with_folder
+from finerweb.teachers import check_teacher, is_chat, make_teacher
 from finerweb.translate import check_translator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

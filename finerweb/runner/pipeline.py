@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Report', 'run_tasks', 'check_models', 'kept_profile', 'keep_profile', 'check_owner', 'run_profile',
-           'show_plan']
+           'changes', 'why_again', 'show_plan']
 
 # %% ../../nbs/60_runner/04_pipeline.ipynb #ea6ac9d4
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import groupby
@@ -32,6 +33,8 @@ from finerweb.runner.plan import (
     plan,
     standing,
     student_parameters,
+    task_inputs,
+    up_to_date,
     wanted_tasks,
 )  # fmt: skip
 from .profiles import Profile
@@ -46,7 +49,7 @@ from finerweb.runner.stages import (
 from .workers import Workers, outcome
 from ..sentences import check_splitter
 from ..source.released import open_released
-from ..store import output_folder
+from ..store import code_fingerprint, output_folder, read_meta
 from ..teachers import check_teacher
 from ..translate import check_translator
 from ..weak.own_teacher import require_methods
@@ -278,6 +281,38 @@ def run_profile(
         hint = "free some space or give another --home"
         raise RuntimeError(f"the run's folder {folder} cannot be written: {error}; {hint}") from error
 
+# %% ../../nbs/60_runner/04_pipeline.ipynb #d6e5f4a3
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def changes(one: Mapping, two: Mapping) -> list[str]:
+    "What is not the same in two records of one task (`parameters`, `code`, `versions`, `inputs`), in words."
+
+    def names(part: str) -> list[str]:
+        first, second = one[part] or {}, two[part] or {}
+        return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+
+    def both(part: str, name: str) -> tuple:
+        return (one[part] or {}).get(name), (two[part] or {}).get(name)
+
+    told = ["{}: {}, {}".format(name, *map(_short, both("parameters", name))) for name in names("parameters")]
+    told += ["other code of its stage"] * (one["code"] != two["code"])
+    told += ["{} {}, {}".format(name, *both("versions", name)) for name in names("versions")]
+    return told + [f"reads {name}, which differs" for name in names("inputs")]
+
+
+def why_again(task: PlannedTask, home: str, run: str) -> str:
+    "Why a finished output of `task` is to be made again, in one line; empty where it is not, or where there is none."
+    meta = read_meta(output_folder(home, run, task.stage, task.key))
+    if not meta or up_to_date(task, home, run):
+        return ""
+    inputs = task_inputs(task, home, run)
+    now = {"parameters": task.parameters, "inputs": meta["inputs"] if inputs is None else inputs}
+    told = changes(meta, now | code_fingerprint(task.stage))
+    return "; ".join(told) or "its files are not those on record, or rows of it wait for a server"
+
 # %% ../../nbs/60_runner/04_pipeline.ipynb #0358576a
 def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
     "A line for each stage (of each round): how many tasks, how many are up to date; then what cannot be had."
@@ -287,6 +322,7 @@ def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
 
     table, console = Table("stage", "tasks", "up to date", "for"), Console()
     errors = {}  # error -> the first task that has it
+    again: dict[tuple[str, str], list[str]] = {}  # (stage, why it is made again) -> its tasks
     last = ""
     for stage, group in groupby(tasks, key=lambda task: task.stage):
         of_stage, count = list(group), 0
@@ -298,8 +334,13 @@ def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
             count += done
             if error:
                 errors.setdefault(error, task.label)
+            elif why := why_again(task, home, run):
+                again.setdefault((stage, why), []).append(task.label)
         keys = ", ".join("/".join(task.key) for task in of_stage[:4]) + (", …" if len(of_stage) > 4 else "")
         table.add_row(stage, str(len(of_stage)), str(count), keys)
     console.print(table)
+    for (_, why), labels in again.items():
+        named = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+        console.print(f"[yellow]{named}[/yellow], made again: {escape(why)}", soft_wrap=True)
     for error, label in errors.items():
         console.print(f"[red]{label}[/red] would fail: {escape(error)}", soft_wrap=True)

@@ -12,6 +12,7 @@ from itertools import product
 
 from ..benchmarks import benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
+from ..models.student_folder import student_fingerprint
 from ..page.reviewed import reviewed_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
@@ -32,7 +33,7 @@ from finerweb.runner.stages import (
 from ..source.documents import source_fingerprint
 from ..source.released import released_fingerprint
 from ..store import fingerprint, finished, is_done, output_folder
-from ..teachers import can_rate, run_student, student_fingerprint
+from ..teachers import can_rate, run_student
 
 # %% ../../nbs/60_runner/02_plan.ipynb #4944b82a
 TaskName = tuple[str, tuple[str, ...]]  # (stage, key), for example ("15_align", ("tha", "lexicon"))

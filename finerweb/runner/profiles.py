@@ -19,6 +19,7 @@ from ..evaluate import published_student
 from ..languages import Language, packaged_languages, use_languages
 from ..languages import language as find_language
 from ..languages import languages as all_languages
+from ..models.student_folder import with_folder
 from finerweb.runner.stages import (
     ANNOTATING,
     ELSEWHERE,
@@ -32,7 +33,7 @@ from finerweb.runner.stages import (
     with_first_teacher,
 )  # fmt: skip
 from ..source.documents import check_columns
-from ..teachers import can_rate, with_folder
+from ..teachers import can_rate
 from ..text.own_languages import own_language
 from ..weak.own_teacher import with_code
 

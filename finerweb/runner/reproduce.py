@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +22,7 @@ import typer
 from ..data import write_text
 from .asked import before_asking
 from .display import RunDisplay, rich_escape
-from .pipeline import kept_profile, run_profile
+from .pipeline import changes, kept_profile, run_profile
 from .plan import PlannedTask, label_of
 from .profiles import Profile, check_profile
 from ..store import finished, notebooks_folder, runs_folder
@@ -63,7 +62,7 @@ def run_record(folder: Path) -> dict:
             outputs[label] = {name: meta.get(name) for name in _KEPT}
     return {"run": folder.name, **made_with(), "profile": kept_profile(folder), "outputs": outputs}
 
-
+# %% ../../nbs/60_runner/09_reproduce.ipynb #ab12cd34
 def run_shown(
     profile: Profile, *, home: str, run: str, stages: list[str], take_over: bool, again: str
 ) -> dict[str, str]:
@@ -85,26 +84,7 @@ def run_shown(
     return failed
 
 # %% ../../nbs/60_runner/09_reproduce.ipynb #1ea271a8
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _changed(one: Mapping, two: Mapping) -> list[str]:
-    "The names whose values are not the same in both."
-    return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
-
-
-def _why(one: dict, two: dict) -> str:
-    "Why two outputs of one task are not the same."
-    of_both = [(one[part] or {}, two[part] or {}) for part in ("parameters", "versions", "inputs")]
-    (mine, theirs), (libraries, others), (read, read_there) = of_both
-    reasons = [f"{name}: {_short(mine.get(name))}, {_short(theirs.get(name))}" for name in _changed(mine, theirs)]
-    reasons += ["other code of its stage"] * (one["code"] != two["code"])
-    reasons += [f"{name} {libraries.get(name)}, {others.get(name)}" for name in _changed(libraries, others)]
-    reasons += [f"reads {name}, which differs" for name in _changed(read, read_there)]
-    same = "same parameters, inputs, code and libraries: a file was changed by hand, or the machines reckon differently"
-    return "; ".join(reasons) or same
+_SAME = "same parameters, inputs, code and libraries: a file was changed by hand, or the machines reckon differently"
 
 
 def differences(first: dict[str, dict], second: dict[str, dict]) -> list[dict]:
@@ -115,7 +95,7 @@ def differences(first: dict[str, dict], second: dict[str, dict]) -> list[dict]:
         if one is None or two is None:
             rows.append({"output": label, "why": f"only in the {'second' if one is None else 'first'}"})
         elif one["output"] != two["output"]:
-            rows.append({"output": label, "why": _why(one, two)})
+            rows.append({"output": label, "why": "; ".join(changes(one, two)) or _SAME})
     return rows
 
 # %% ../../nbs/60_runner/09_reproduce.ipynb #b63ad19b
@@ -154,7 +134,7 @@ def _show_differences(rows: list[dict], compared: int) -> None:
     more = f"; {len(rows) - 50:,} more are not shown" if len(rows) > 50 else ""
     print(f"{len(rows):,} of {compared:,} outputs are not the same{more}.")
 
-
+# %% ../../nbs/60_runner/09_reproduce.ipynb #ac12bd34
 _HOME = typer.Option(help="Folder of the runs; FINERWEB_HOME, or `runs`, if not given.")
 
 
@@ -184,7 +164,7 @@ def reproduce(
     name = run or f"{old.get('run', 'run')}-again"
     new_versions, of_record = made_with()["packages"], old.get("packages", {})
     used = {library for output in old["outputs"].values() for library in output.get("versions") or {}} | {"finerweb"}
-    for library in _changed(*({n: v for n, v in some.items() if n in used} for some in (of_record, new_versions))):
+    for library in sorted(library for library in used if of_record.get(library) != new_versions.get(library)):
         print(f"{library} is {new_versions.get(library, 'not here')}; it was {of_record.get(library, 'not there')}")
     try:
         profile = check_profile(Profile(**old["profile"] | {"name": name, "origin": ""}))
