@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'drawn', 'merged_by_paper', 'annotated', 'training_sentences', 'Cell', 'cell_rows', 'span_counts',
-           'train_cell', 'run_cell', 'fingerprint', 'read_results', 'run_grid', 'worth_table']
+           'train_cell', 'run_cell', 'fingerprint', 'read_results', 'run_grid', 'worth_table', 'draw_efficiency']
 
 # %% ../../nbs/70_studies/10_worth_of_stages.ipynb #ec34b8f7
 import hashlib
@@ -261,3 +261,29 @@ def worth_table(grid: Sequence[dict], *, compared: str, resamples: int, seed: in
                 row |= {"difference": ours - theirs, "from": bounds[0], "to": bounds[1]}
             rows.append(row)
     return rows
+
+# %% ../../nbs/70_studies/10_worth_of_stages.ipynb #bb22cc33
+def draw_efficiency(rows: Sequence[dict]) -> "Figure":  # noqa: F821
+    "F1 by the passages of each language, a panel for each test set and a line for each variant, from `worth_table`."
+    from finerweb.text.drawing import BLUE, GREY, ORANGE, figure_axes
+
+    tests, variants = (list(dict.fromkeys(row[c] for row in rows)) for c in ("test", "variant"))
+    about = "strict micro F1; bars are 95 % bootstrap intervals over test sentences"
+    title = "F1 and the number of training passages"
+    figure, axes = figure_axes(list(rows), 9, title=title, about=about, columns=len(tests), width=3.2 * len(tests))
+    for ax, test in zip(axes, tests, strict=True):
+        looks = zip(variants, (BLUE, ORANGE, "#009E73", "#CC79A7", GREY, "#56B4E9", "#D55E00", "#000000"), strict=False)
+        for n, (variant, colour) in enumerate(looks):
+            own = sorted((r for r in rows if (r["test"], r["variant"]) == (test, variant)), key=lambda r: r["passages"])
+            at = [row["passages"] * 1.04**n for row in own]  # beside each other
+            ends = [[row["F1"] - row["low"] for row in own], [row["high"] - row["F1"] for row in own]]
+            look = dict(color=colour, marker="o", markersize=4, linewidth=1.2, capsize=2, label=variant)
+            ax.errorbar(at, [row["F1"] for row in own], yerr=ends, **look)
+        ax.set_xscale("log")
+        sizes = sorted({row["passages"] for row in rows})
+        ax.set_xticks(sizes, [f"{size}" for size in sizes])
+        ax.minorticks_off()
+        ax.set_title(test, size=9)
+        ax.set_xlabel("passages of each language", size=9)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
