@@ -18,7 +18,7 @@ from finerweb.runner.plan import plan
 from finerweb.runner.profiles import load_profile
 from finerweb.store import output_folder, read_meta
 
-LANGUAGES = ["arb", "eng", "tha"]
+LANGUAGES = ["arb", "tha"]
 NAMES = ("one", "two")
 RUN = "chats"
 SIGNS = re.escape(string.punctuation) + "،؛؟“”‘’«»–—…"
@@ -118,8 +118,8 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 def test_every_task_ends_well(runs, policy):
     run = runs[policy]
     tasks = plan(load_profile(str(run.profile)))
-    wanted = {"12_filter": 1, "20_publish": 1} | dict.fromkeys(("11_rate", "14_annotate", "15_align"), 6)
-    wanted |= dict.fromkeys(("10_corpus", "13_select", "16_merge", "17_translate", "18_sentences", "19_judge"), 3)
+    wanted = {"12_filter": 1, "20_publish": 1} | dict.fromkeys(("11_rate", "14_annotate", "15_align"), 4)
+    wanted |= dict.fromkeys(("10_corpus", "13_select", "16_merge", "17_translate", "18_sentences", "19_judge"), 2)
     done = [t.stage for t in tasks if read_meta(output_folder(str(run.home), RUN, t.stage, t.key))]
     assert Counter(stage for stage in done if stage < "30") == wanted
     for language in LANGUAGES:

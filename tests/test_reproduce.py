@@ -47,7 +47,7 @@ def again(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
     "(folder of the runs, what was printed): the first stages of the small run, from its record, by one worker."
     home = tmp_path_factory.mktemp("again")
     shutil.copy(finished[0] / "runs/small/run.json", home / "run.json")
-    words = ("--stages", "16_merge/swh", "--workers", "1", "--home", home / "runs")
+    words = ("--stages", "11_rate/swh", "--workers", "1", "--home", home / "runs")
     done = finerweb(home, "reproduce", home / "run.json", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "runs", done.stdout
@@ -56,16 +56,17 @@ def again(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
 def test_the_same_run_again_on_another_number_of_workers_is_the_same_to_the_byte(again, finished):
     home, printed = again
     made = read_record("small-again", str(home))["outputs"]
-    assert f"{len(made)} outputs, and all are the same to the last byte." in printed and "16_merge swh" in made
+    assert f"{len(made)} outputs, and all are the same to the last byte." in printed and "11_rate swh/patterns" in made
     assert yaml.safe_load((home / "small-again/profile.yaml").read_text())["workers"] == 1
     code, told = command("diff", finished[0] / "runs/small", "small-again", "--home", home)
-    assert code == 1 and "only in the first" in told and "16_merge swh" not in told
+    assert code == 1 and "only in the first" in told and "11_rate swh" not in told
 
 
 def test_a_difference_is_told_with_its_cause(again, tmp_path):
     home, _ = again
     shutil.copytree(home / "small-again", tmp_path / "other")
-    for stage, change in (("15_align/swh/lexicon", {"code": "x"}), ("16_merge/swh", {"inputs": {"nothing": "1"}})):
+    changes = {"10_corpus/swh": {"code": "x"}, "11_rate/swh/lexicon": {"inputs": {"nothing": "1"}}}
+    for stage, change in changes.items():
         file = tmp_path / "other" / stage / "meta.json"
         meta = json.loads(file.read_text())
         file.write_text(json.dumps(meta | change | {"output": "other"}))

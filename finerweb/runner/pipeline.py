@@ -341,6 +341,6 @@ def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
     console.print(table)
     for (_, why), labels in again.items():
         named = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
-        console.print(f"[yellow]{named}[/yellow], made again: {escape(why)}", soft_wrap=True)
+        console.print(f"made again: [yellow]{named}[/yellow]: {escape(why)}", soft_wrap=True)
     for error, label in errors.items():
         console.print(f"[red]{label}[/red] would fail: {escape(error)}", soft_wrap=True)
