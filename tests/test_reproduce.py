@@ -33,7 +33,8 @@ def test_a_run_leaves_a_record_of_all_that_decided_it(record, finished):
     }  # fmt: skip
     assert record["profile"]["languages"] == ["eng", "swh"] and record["packages"]["torch"]
     assert record["machine"]["cpus"] and record["machine"]["memory"] > 2**30
-    assert record == {**run_record(small), "changed since": record["changed since"]}
+    now = run_record(small)
+    assert all(record[part] == now[part] for part in ("run", "profile", "outputs", "python", "packages", "machine"))
 
 
 def test_no_key_of_the_environment_is_in_it(monkeypatch, finished):
