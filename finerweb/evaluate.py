@@ -55,7 +55,14 @@ def load_student(name_or_path: str | Path) -> Predictor:
         return GlinerStudent.from_pretrained(name_or_path)
 
 # %% ../nbs/35_evaluate.ipynb #c2b3d4e5
-_PUBLISHED = {"name": str, "kind": str, "model": str, "languages": list, "zero_shot": bool}
+_PUBLISHED = ("name", "kind", "model", "languages", "zero_shot")
+
+
+def _require_predict(made: object, spec: dict, who: str) -> None:
+    "Raises ValueError where a student of one's own, or its class, cannot predict."
+    if not callable(getattr(made, "predict", None)):
+        needed = "def predict(self, texts, labels, threshold=None, batch_size=32): a list of Entity for each text"
+        raise ValueError(f"{who}: {spec['object']} has no method predict; write {needed}")
 
 
 def check_student_from_elsewhere(spec: dict) -> dict:
@@ -64,7 +71,9 @@ def check_student_from_elsewhere(spec: dict) -> dict:
     ValueError that says what is wrong."""
     who = f"student {spec['name']!r}"
     if spec["kind"] == "python":
-        own_class({"object": "", **spec}, who=who)
+        made_by = own_class(spec, who=who)
+        if isinstance(made_by, type):  # what a function makes is seen when it is made
+            _require_predict(made_by, spec, who)
         return spec
     if unknown := sorted(map(str, set(spec) - set(_PUBLISHED))):
         has = f"has no field {', '.join(unknown)}; it has {', '.join(_PUBLISHED)}"
@@ -91,9 +100,7 @@ def student_from_elsewhere(spec: dict) -> Predictor:
         student = own_class(spec, who=who)(**own_arguments(spec))
     except Exception as error:  # whatever a hub, a library or one's own class raises
         raise ValueError(f"{who} cannot be had: {type(error).__name__}: {error}") from error
-    if not callable(getattr(student, "predict", None)):
-        needed = "def predict(self, texts, labels, threshold=None, batch_size=32): a list of Entity for each text"
-        raise ValueError(f"{who}: {spec['object']} has no method predict; write {needed}")
+    _require_predict(student, spec, who)
     return student
 
 # %% ../nbs/35_evaluate.ipynb #9b08a9b6

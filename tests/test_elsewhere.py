@@ -113,7 +113,7 @@ def test_a_profile_without_teachers_can_only_score(message, tmp_path):
         ({"kind": "python"}, "write module:Class"),
         ({"kind": "python", "object": "nowhere_at_all:Class"}, "there is no module"),
         ({"kind": "python", "object": "json:JSONDecoder"}, "has no method predict"),
-        ({"kind": "python", "object": "json:JSONDecoder", "word": 1}, "cannot be had: TypeError"),
+        ({"kind": "python", "object": "finerweb.evaluate:Predictor"}, "cannot be had: TypeError"),
     ],
 )
 def test_a_student_from_elsewhere_that_cannot_be_had(spec, message):

@@ -75,6 +75,9 @@ def test_a_difference_is_told_with_its_cause(again, tmp_path):
     assert code == 1 and "other code of its stage" in told and "reads nothing, which differs" in told
     assert "2 of " in told and "outputs are not the same." in told
     assert command("diff", home / "small-again", home / "small-again")[0] == 0
+    (tmp_path / "run.json").write_text('{"profile": {}, "outputs": {}}')
+    code, told = command("diff", tmp_path / "run.json", tmp_path / "run.json")
+    assert code == 2 and "nothing to compare" in told
 
 
 def test_more_than_fifty_differences_are_counted(capsys):

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..benchmarks import benchmark_entry
+from ..benchmarks import ELSEWHERE, benchmark_entry
 from ..data import write_text
 from ..evaluate import check_student_from_elsewhere
 from ..gliner import check_gliner
@@ -34,12 +34,10 @@ from finerweb.runner.plan import (
     standing,
     student_parameters,
     task_inputs,
-    up_to_date,
     wanted_tasks,
 )  # fmt: skip
 from .profiles import Profile
 from finerweb.runner.stages import (
-    ELSEWHERE,
     STUDENTS,
     check_parameters,
     student_kind,
@@ -304,9 +302,9 @@ def changes(one: Mapping, two: Mapping) -> list[str]:
 
 
 def why_again(task: PlannedTask, home: str, run: str) -> str:
-    "Why a finished output of `task` is to be made again, in one line; empty where it is not, or where there is none."
+    "Why the finished output of a `task` that is not up to date is made again, in one line; empty where there is none."
     meta = read_meta(output_folder(home, run, task.stage, task.key))
-    if not meta or up_to_date(task, home, run):
+    if not meta:
         return ""
     inputs = task_inputs(task, home, run)
     now = {"parameters": task.parameters, "inputs": meta["inputs"] if inputs is None else inputs}
@@ -334,7 +332,7 @@ def show_plan(tasks: list[PlannedTask], home: str, run: str) -> None:
             count += done
             if error:
                 errors.setdefault(error, task.label)
-            elif why := why_again(task, home, run):
+            elif not done and (why := why_again(task, home, run)):
                 again.setdefault((stage, why), []).append(task.label)
         keys = ", ".join("/".join(task.key) for task in of_stage[:4]) + (", …" if len(of_stage) > 4 else "")
         table.add_row(stage, str(len(of_stage)), str(count), keys)

@@ -10,14 +10,13 @@ __all__ = ['TaskName', 'label_of', 'PlannedTask', 'student_parameters', 'plan', 
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from ..benchmarks import benchmark_fingerprint, is_met
+from ..benchmarks import ELSEWHERE, benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
 from ..models.student_folder import student_fingerprint
 from ..page.reviewed import reviewed_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
     ANNOTATING,
-    ELSEWHERE,
     ROUND1,
     STAGES,
     STUDENTS,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from ..benchmarks import ELSEWHERE
 from ..data import asset
 from ..evaluate import published_student
 from ..languages import Language, packaged_languages, use_languages
@@ -22,7 +23,6 @@ from ..languages import languages as all_languages
 from ..models.student_folder import with_folder
 from finerweb.runner.stages import (
     ANNOTATING,
-    ELSEWHERE,
     STAGES,
     grid,
     has_type,

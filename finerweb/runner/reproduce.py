@@ -124,6 +124,8 @@ def _show_differences(rows: list[dict], compared: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not compared:
+        raise ValueError("neither holds a finished output: there is nothing to compare; run one of them first")
     if not rows:
         print(f"{compared:,} outputs, and all are the same to the last byte.")
         return
