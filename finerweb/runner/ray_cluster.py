@@ -8,6 +8,7 @@ __all__ = ['node_error', 'execute_on_node', 'RayWorkers']
 # %% ../../nbs/60_runner/05_ray.ipynb #45bba510
 import os
 import platform
+import socket
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -62,8 +63,11 @@ class RayWorkers:
         else a cluster of this machine alone. Raises RuntimeError without Ray or the cluster."""
         self.ray = _import_ray()
         try:
+            if ":" in address:  # Ray itself would wait for minutes
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             self.ray.init(address or None, log_to_driver=False, logging_level="error", include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             where = f"the Ray cluster at {address}" if address else "a Ray cluster"
             raise RuntimeError(f"{where} cannot be reached: {error}; see `ray start --help`") from error
         self.words = {"environment": environment, "timeout": timeout}
