@@ -176,8 +176,8 @@ def test_what_a_killed_server_leaves_is_ended_and_the_next_task_gets_another(tmp
             assert loads(count) and engines.loads == count
             server, child = processes()[-2:]
             os.kill(server, signal.SIGKILL)
-            assert within(10, lambda: engines.tend() or not is_alive(child))
-            assert within(10, lambda: engines.tend() or engines.ended[name] == count)
+            assert within(10, lambda child=child: engines.tend() or not is_alive(child))
+            assert within(10, lambda count=count: engines.tend() or engines.ended[name] == count)
         state = json.loads((engines.folder / f"{name}.json").read_text())
         assert "ended while it was at work" in state["error"] and name not in engines.places, "three times is enough"
 
@@ -193,7 +193,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(tmp_path, monkeypatch):
             asking = subprocess.Popen(
                 [sys.executable, "-c", ASK, json.dumps(SPEC), str(tmp_path)], stderr=subprocess.PIPE, text=True
             )
-            assert within(30, lambda: engines.tend() or asking.poll() is not None)
+            assert within(30, lambda asking=asking: engines.tend() or asking.poll() is not None)
             assert "ended while it was loading" in (said := asking.stderr.read()) and "CUDA out of memory" in said
             engines.end(language)
         assert engines.loads == 1
