@@ -22,12 +22,15 @@ from fastcore.basics import patch
 from .engine import Engine
 from .served import ENGINE_KEY, ENGINES, engine_name, is_asked, offer, withdraw
 
-# %% ../../nbs/04_llm/15_engines.ipynb #d9473ead
+# %% ../../nbs/04_llm/15_engines.ipynb #9a04cea7
 _COUNT = "import torch; print(torch.cuda.device_count())"
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Windows for Linux
 
 
 def machine_gpus() -> list[str]:
     "The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; empty where there is none."
+    if not any(Path(device).exists() for device in _DRIVERS):
+        return []
     counted = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True).stdout.strip()
     count = int(counted) if counted.isdigit() else 0
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
