@@ -91,7 +91,7 @@ def test_a_task_asks_the_engine_with_the_keys_it_has_without_one(tmp_path, monke
     start, processes = started
     alone = teacher_of(SPEC, tmp_path)
     assert isinstance(alone.backend, InProcess)
-    with Engines(gpus=[], per_gpu=1, start=start) as engines:
+    with Engines(gpus=[], per_gpu=1, variables={}, start=start) as engines:
         for name, value in engines.environment.items():
             monkeypatch.setenv(name, value)
         assert isinstance(teacher_of(SPEC, tmp_path).backend, InProcess), "no engine was offered yet"
@@ -135,7 +135,7 @@ assert not any(reply.error for reply in replies), replies
 
 def test_without_its_key_the_engine_answers_nobody(tmp_path, monkeypatch, started):
     start, _ = started
-    engine = start(SPEC, key="right", gpus=(), log=tmp_path / "log")
+    engine = start(SPEC, key="right", gpus=(), log=tmp_path / "log", variables={})
     engine._key = "wrong"
     with pytest.raises(RuntimeError, match="another server"):
         within(10, engine.ready)
@@ -149,7 +149,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_engines import SERVER, SPEC, Engine
 command = lambda spec, port: [sys.executable, "-c", SERVER, str(port), {str(tmp_path / "pids")!r}]
-engine = Engine(SPEC, key="k", gpus=(), log={str(tmp_path / "log")!r}, command=command)
+engine = Engine(SPEC, key="k", gpus=(), log={str(tmp_path / "log")!r}, variables={{}}, command=command)
 time.sleep(600)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -163,7 +163,7 @@ time.sleep(600)
 
 def test_what_a_killed_server_leaves_is_ended_and_the_next_task_gets_another(tmp_path, monkeypatch, started):
     start, processes = started
-    with Engines(gpus=[], per_gpu=1, start=start) as engines:
+    with Engines(gpus=[], per_gpu=1, variables={}, start=start) as engines:
         name = engine_name(SPEC)
         engines.begin("task", Need(SPEC))
 
@@ -184,7 +184,9 @@ def test_what_a_killed_server_leaves_is_ended_and_the_next_task_gets_another(tmp
 
 def test_a_model_that_cannot_be_loaded_is_tried_once(tmp_path, monkeypatch):
     command = lambda spec, port: [sys.executable, "-c", "raise SystemExit('CUDA out of memory')"]
-    with Engines(gpus=["0"], per_gpu=1, start=lambda spec, **more: Engine(spec, command=command, **more)) as engines:
+    with Engines(
+        gpus=["0"], per_gpu=1, variables={}, start=lambda spec, **more: Engine(spec, command=command, **more)
+    ) as engines:
         for name, value in engines.environment.items():
             monkeypatch.setenv(name, value)
         for language in ("eng", "swh"):
@@ -213,9 +215,9 @@ class Machine:
     def __init__(self, gpus: list[str], *, per_gpu: int = 2):
         self.on = {gpu: set() for gpu in gpus or [""]}  # GPU -> models
         self.loads, self.own = [], {}
-        self.engines = Engines(gpus=gpus, per_gpu=per_gpu, start=self.start)
+        self.engines = Engines(gpus=gpus, per_gpu=per_gpu, variables={}, start=self.start)
 
-    def start(self, spec: dict, *, key: str, gpus: tuple[str, ...], log: Path) -> SimpleNamespace:
+    def start(self, spec: dict, *, key: str, gpus: tuple[str, ...], log: Path, variables: dict) -> SimpleNamespace:
         places = gpus or ("",)
         assert len(places) == min(gpus_wanted(spec), len(self.on)) and not any(self.on[gpu] for gpu in places)
         assert not set(places) & set(self.own.values()), "a task computes there"
@@ -269,7 +271,7 @@ def test_each_model_is_loaded_once_for_all_languages():
 
 def test_tasks_that_need_nothing_do_not_wait():
     needs = {"A": Need(model("A")), "B": Need(model("B")), "words": Need()}
-    engines = Engines(gpus=["0"], per_gpu=1, start=None)
+    engines = Engines(gpus=["0"], per_gpu=1, variables={}, start=None)
     assert engines.choose(needs.items()) == "A"
     engines.begin("A", needs.pop("A"))
     assert engines.choose(needs.items()) == "words" and engines.begin("words", needs["words"]) == {
@@ -285,7 +287,7 @@ def test_tasks_that_need_nothing_do_not_wait():
 
 
 def test_a_task_with_a_model_of_its_own_gets_a_gpu_that_no_engine_is_on():
-    engines = Engines(gpus=["3", "GPU-ab"], per_gpu=2, start=None)
+    engines = Engines(gpus=["3", "GPU-ab"], per_gpu=2, variables={}, start=None)
     engines.begin("A", Need(model("A")))
     own = Need(gpu=True)
     for task in ("one", "two"):

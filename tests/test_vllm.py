@@ -207,7 +207,7 @@ def test_one_engine_gives_every_language_the_replies_that_the_process_gives(tiny
     for spec, language in tasks:
         assert ask(spec, tmp_path / "alone", language).wait() == 0
     times.append(seconds())
-    with Engines(gpus=[], per_gpu=1) as engines:
+    with Engines(gpus=[], per_gpu=1, variables={}) as engines:
         for task, (spec, language) in enumerate(tasks):
             engines.begin(task, Need(spec))
             asking = ask(spec, tmp_path / "served", language, **engines.environment)

@@ -70,6 +70,7 @@ class Engine:
         key: str,  # that requests must bring
         gpus: tuple[str, ...],  # as CUDA_VISIBLE_DEVICES names them; none: all that there are
         log: Path,  # file of what the server prints
+        variables: dict[str, str],  # further environment variables
         patience: float = 3600.0,  # seconds to load, and perhaps to download, the model
         command=server_command,  # noqa: ANN001 ((spec, port) -> command)
     ):
@@ -79,7 +80,7 @@ class Engine:
             port = free.getsockname()[1]
         self.base_url, self.longest = f"http://127.0.0.1:{port}/v1", 0  # tokens that the model reads, once it answers
         kept = {name: value for name, value in os.environ.items() if name not in _OWN}
-        kept |= {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
+        kept |= variables | {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
         kept |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         words = [sys.executable, "-I", "-c", _KEEPER, *command(spec, port)]
         with open(log, "wb") as out:

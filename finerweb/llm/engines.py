@@ -70,12 +70,14 @@ class Engines:
         *,
         gpus: list[str],  # as `machine_gpus` gives them; without any there is place for one engine, on the CPU
         per_gpu: int,  # tasks with a model of their own that may share a GPU
-        start=Engine,  # noqa: ANN001 (spec, key=, gpus=, log= -> a server with ready() and stop())
+        variables: dict[str, str],  # further environment variables of the servers
+        start=Engine,  # noqa: ANN001 (spec, key=, gpus=, log=, variables= -> a server with ready() and stop())
     ):
-        self.gpus, self.per_gpu, self._start = gpus, per_gpu, start
+        self.gpus, self.per_gpu, self.variables, self._start = gpus, per_gpu, variables, start
         self.folder, self._key = Path(tempfile.mkdtemp(prefix="finerweb-engines-")), secrets.token_urlsafe(32)
         self.environment = {ENGINES: str(self.folder), ENGINE_KEY: self._key}  # of every task
         self.places: dict[str, _Place] = {}  # engine -> where it is
+        self.unwanted: set[str] = set()  # engines that may make room
         self.own: dict[Hashable, str] = {}  # task with a model of its own -> its GPU
         self.ended, self.errors = Counter(), {}  # engine -> how often it ended in the middle; why it is given up
         self.loads = 0  # engines that were started
@@ -90,7 +92,7 @@ def _free(self: Engines) -> list[str]:
 
 @patch
 def _shared(self: Engines, without: set[str]) -> list[str]:
-    "The GPUs that a task with a model of its own may have, the least used first; engines `without` do not count."
+    "The GPUs that a task with a model of its own may have, the least used first; engines `without` make room."
     taken = {gpu for name, place in self.places.items() if name not in without for gpu in place.gpus}
     tasks = Counter(self.own.values())
     free = [gpu for gpu in self.gpus if gpu not in taken and tasks[gpu] < self.per_gpu]
@@ -98,33 +100,25 @@ def _shared(self: Engines, without: set[str]) -> list[str]:
 
 
 @patch
-def _idle(self: Engines) -> set[str]:
-    "The engines that no task is at work with."
-    return {name for name, place in self.places.items() if not place.tasks}
-
-
-@patch
-def _has_room(self: Engines, need: Need, without: set[str]) -> bool:
-    "Whether a task may begin; engines `without` do not count."
+def _has_room(self: Engines, need: Need) -> bool:
+    "Whether a task may begin."
     if need.spec is None:
-        return not need.gpu or not self.gpus or bool(self._shared(without))
+        return not need.gpu or not self.gpus or bool(self._shared(self.unwanted))
     name, count = engine_name(need.spec), gpus_wanted(need.spec)
     if name in self.places or name in self.errors or count > len(self.gpus or [""]):
         return True
-    given_up = sum(len(self.places[other].gpus) for other in without)
+    given_up = sum(len(self.places[other].gpus) for other in self.unwanted)
     return count <= len(self._free()) + given_up
 
 
 @patch
 def choose(self: Engines, ready: Iterable[tuple[Hashable, Need]]) -> Hashable | None:
     "The first of the tasks (name, need) that may begin now; None if none may."
-    waiting = []
-    for task, need in ready:
-        if need.spec is None and not need.gpu or self._has_room(need, set()):
-            return task
-        waiting.append((task, need))
-    idle = self._idle()
-    return next((task for task, need in waiting if idle and self._has_room(need, idle)), None)
+    self.unwanted = {name for name, place in self.places.items() if not place.tasks}
+    if self.unwanted:
+        ready = list(ready)
+        self.unwanted -= {engine_name(need.spec) for _, need in ready if need.spec is not None}
+    return next((task for task, need in ready if self._has_room(need)), None)
 
 # %% ../../nbs/04_llm/15_engines.ipynb #9d5f82d6
 @patch
@@ -158,10 +152,9 @@ def _place(self: Engines, task: Hashable, spec: dict) -> None:
 
 @patch
 def _give_up(self: Engines, count: int) -> None:
-    "Ends engines that no task is at work with until `count` more GPUs are free."
-    for name in sorted(self._idle(), key=lambda name: self.places[name].server is not None):
-        if count <= 0:
-            return
+    "Ends engines that nobody wants until `count` more GPUs are free."
+    while count > 0:
+        name = self.unwanted.pop()
         place = self.places.pop(name)
         withdraw(self.folder, name)
         count -= len(place.gpus)
@@ -187,8 +180,8 @@ def tend(self: Engines) -> None:
         if place.server is None:
             if is_asked(self.folder, name):
                 self.loads += 1
-                log, gpus = self.folder / f"{name}.log", place.gpus if self.gpus else ()
-                place.server = self._start(place.spec, key=self._key, gpus=gpus, log=log)
+                how = {"gpus": place.gpus if self.gpus else (), "log": self.folder / f"{name}.log"}
+                place.server = self._start(place.spec, key=self._key, variables=self.variables, **how)
             continue
         answered = place.server.longest > 0
         try:
