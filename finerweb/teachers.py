@@ -200,8 +200,11 @@ def _backend(spec: dict, ledger: Ledger) -> Backend:
     "Where the model of a chat teacher runs."
     model, extra = spec["model"], spec.get("extra", {})
     if spec["kind"] == "vllm":
+        from finerweb.llm.served import Served, is_offered
         from finerweb.llm.vllm import InProcess
 
+        if is_offered(spec):
+            return Served(spec, most=1024)
         return InProcess(model, revision=spec.get("revision", ""), engine=spec.get("engine", {}), extra=extra)
     served = {
         "base_url": spec.get("base_url", OPENAI),

@@ -11,11 +11,14 @@ On a machine without a GPU:
 import json
 import os
 import re
+import resource
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -141,3 +144,86 @@ def test_same_seed_same_words_and_every_schema_is_kept(tiny):
     long = chat_request(("user", "x " * 20_000), schema=None, max_tokens=5, temperature=0, seed=0)
     ((_, reply),) = model.replies([("long", long)])
     assert "the model reads 16384" in reply.error
+
+
+ASK = f"""
+import json, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_vllm import requests_of
+from finerweb.teachers import make_teacher
+spec, home, language = json.loads(sys.argv[1]), *sys.argv[2:]
+teacher = make_teacher(spec, language=language, raw_text=[], home=home)
+replies = teacher.chat(requests_of(language))
+assert all(reply.completion_tokens and not reply.error for reply in replies), replies
+"""
+
+
+def requests_of(language):
+    "Questions about the passage of a language: by each schema, without one, at two temperatures, with long limits."
+    from finerweb.llm.chat import chat_request
+
+    (text,) = [p.text for p in lesson_passages() if p.language == language]
+    asked = [(RATING_SCHEMA, 8000, 0.0), (RATING_SCHEMA, 8000, 1.0), (annotation_schema(2), 40_000, 1.0)]
+    asked += [(None, 20, 0.0), (None, 20, 1.0)]
+    return [
+        chat_request(("system", "Answer."), ("user", text), schema=s, max_tokens=m, temperature=t, seed=seed)
+        for seed, (s, m, t) in enumerate(asked)
+    ]
+
+
+def ledger_rows(home):
+    "Everything that the ledger of a home has of each reply, but when it came."
+    import sqlite3
+
+    columns = "model, revision, text, finish_reason, prompt_tokens, completion_tokens, reasoning, money"
+    rows = sqlite3.connect(home / "ledger.sqlite").execute(f"select key, {columns} from replies").fetchall()
+    return {key: row for key, *row in rows}
+
+
+def test_one_engine_gives_every_language_the_replies_that_the_process_gives(tiny, tmp_path, capsys):
+    from finerweb.llm.engines import Engines, Need
+
+    # The template begins the answer by a thought where it is not told otherwise, as those of thinking models do.
+    thinking = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    model = tmp_path / "thinking"
+    shutil.copytree(tiny, model)
+    template = (model / "chat_template.jinja").read_text()
+    assert template.count("<|assistant|>\n{% endif %}") == 1
+    (model / "chat_template.jinja").write_text(template.replace("{% endif %}", f"{thinking}{{% endif %}}"))
+    (model / "generation_config.json").write_text(json.dumps({"top_k": 1, "temperature": 0.2, "max_new_tokens": 3}))
+    spec = {"name": "tiny", "kind": "vllm", "model": str(model), "engine": ENGINE}
+    brief = spec | {"name": "brief", "extra": {"enable_thinking": False}}
+    tasks = [(spec, language) for language in LANGUAGES] + [(brief, "swh")]
+
+    def ask(spec, home, language, **more):
+        words = [sys.executable, "-c", ASK, json.dumps(spec), str(home), language]
+        return subprocess.Popen(words, env=os.environ | more, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def seconds():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.monotonic(), used.ru_utime + used.ru_stime
+
+    times = [seconds()]
+    for spec, language in tasks:
+        assert ask(spec, tmp_path / "alone", language).wait() == 0
+    times.append(seconds())
+    with Engines(gpus=[], per_gpu=1, variables={}) as engines:
+        for task, (spec, language) in enumerate(tasks):
+            engines.begin(task, Need(spec))
+            asking = ask(spec, tmp_path / "served", language, **engines.environment)
+            while asking.poll() is None:
+                engines.tend()
+                time.sleep(0.1)
+            assert asking.returncode == 0, next(engines.folder.glob("*.log")).read_text()
+            engines.end(task)
+        log = next(engines.folder.glob("*.log")).read_text()
+        assert engines.loads == 1 and engines.environment["FINERWEB_ENGINE_KEY"] not in log
+    times.append(seconds())
+    first, second = ledger_rows(tmp_path / "alone"), ledger_rows(tmp_path / "served")
+    assert set(first) == set(second) and len(first) == 20
+    differ = [key for key in first if first[key] != second[key]]
+    with capsys.disabled():
+        (alone, cpu_alone), (served, cpu_served) = ((b[0] - a[0], b[1] - a[1]) for a, b in pairwise(times))
+        print(f"\n4 tasks: 4 loads {alone:.0f} s ({cpu_alone:.0f} of CPU), 1 load {served:.0f} s ({cpu_served:.0f})")
+    assert [first[key][4] for key in first] == [second[key][4] for key in first], "tokens of the prompts"
+    assert not differ, [(first[key], second[key]) for key in differ[:2]]

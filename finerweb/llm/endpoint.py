@@ -47,7 +47,7 @@ async def _ask_once(server: "Endpoint", client: object, request: ChatRequest) ->
             raw = await client.chat.completions.with_raw_response.create(
                 model=model, messages=messages, extra_body=fields
             )
-        return read_completion(json.loads(raw.http_response.content))
+        return server.read(json.loads(raw.http_response.content))
     except (TimeoutError, APIConnectionError) as error:
         if isinstance(error, TimeoutError) or "timed out" in str(error):
             raise Fault(f"{server.base_url}: no answer in {server.timeout:g} s", busy=True) from None
@@ -83,7 +83,11 @@ class Endpoint:
         self.tries, self.wait, self.patience = tries, wait, patience
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.model} at {self.base_url})"
+        return f"{type(self).__name__}({self.model} at {self.base_url})"
+
+    def read(self, completion: object) -> ChatReply:
+        "The reply in what the server sent. Raises ValueError that says what is wrong with it."
+        return read_completion(completion)
 
     async def _ask_patiently(self, client: object, request: ChatRequest, traffic: Traffic) -> ChatReply:
         "The reply to `request` after all the tries that it needs, or a failure after all that it may have."
