@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of two nodes, one of which is killed: nothing is lost, and the bytes are those of one machine."""
+"""A run on a Ray cluster of two nodes, one of which is killed: nothing is lost, and the bytes are as on one machine."""
 
 import threading
 
@@ -43,7 +43,8 @@ def test_a_node_that_is_killed_in_the_middle_loses_nothing(cluster, tmp_path):
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     here = done_in(tmp_path, "here", None)
-    there = done_in(tmp_path, "there", cluster.address, during=lambda: cluster.remove_node(second, allow_graceful=False))
+    kill = lambda: cluster.remove_node(second, allow_graceful=False)
+    there = done_in(tmp_path, "there", cluster.address, during=kill)
     assert len(here) == len(there) == 6 and differences(here, there) == []
 
 

@@ -20,7 +20,7 @@ from finerweb.overview.record import faults, read_run
 from finerweb.overview.results import results_in
 from finerweb.report import write_report
 from finerweb.runner.cli import app
-from finerweb.runner.resources import Room, this_machine
+from finerweb.runner.resources import Room
 from finerweb.runner.workers import Workers
 from finerweb.runner.plan import PlannedTask, plan
 from finerweb.runner.profiles import Profile, check_profile, load_profile
@@ -121,7 +121,7 @@ def test_the_stage_reads_what_the_plan_says_it_reads(tmp_path):
     errors = {"19_judge/swh": "ValueError: no judge"}
     run = simulated(tmp_path / "wide", tasks, errors=errors, missing={"18_sentences/swh"})
     task = next(task for task in tasks if task.stage == "52_report")
-    workers = Workers({}, Room(this_machine(), workers=1))
+    workers = Workers({}, Room(workers=1))
     assert workers.outcome(workers.begin(task, str(tmp_path), "wide")) == ""
     workers.close()
     meta = json.loads((run / "52_report" / "meta.json").read_text())

@@ -14,11 +14,12 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
+from finerweb.llm.engines import Engines
 from finerweb.runner.cli import app
 from finerweb.runner.pipeline import run_tasks
-from finerweb.runner.plan import PlannedTask, label_of, plan
+from finerweb.runner.plan import PlannedTask, plan
 from finerweb.runner.profiles import load_profile
-from finerweb.runner.resources import Machine, Room, task_resources, this_machine
+from finerweb.runner.resources import Room, task_need, task_resources
 from finerweb.runner.workers import Workers
 from finerweb.store import output_folder, read_meta
 
@@ -59,7 +60,7 @@ def first_tasks() -> list[PlannedTask]:
 
 @pytest.fixture
 def workers():
-    made = Workers({}, Room(this_machine(), workers=2))
+    made = Workers({}, Room(workers=2))
     yield made
     made.close()
 
@@ -101,22 +102,19 @@ def test_a_notebook_that_papermill_alone_executes_makes_the_same_bytes(finished,
 # --- room, time, and what is made again
 
 
-class Counting:
-    "Workers that do nothing but keep to the room, and remember how many tasks were at work together."
+class Counting(Workers):
+    "Workers that begin no process, and remember which tasks were at work together, with the GPU of each."
 
-    def __init__(self, room: Room) -> None:
-        self.room, self.begun, self.together = room, {}, []
+    def __init__(self, room: Room, engines: Engines) -> None:
+        super().__init__({}, room, engines=engines)
+        self.together = []
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.begun) >= self.room.workers
-
-    def begin(self, task: PlannedTask, home: str, run: str) -> PlannedTask | None:
-        variables = self.room.take(task)
-        if variables is None:
-            return None
-        self.begun[task] = variables.get("CUDA_VISIBLE_DEVICES", "")
-        self.together.append((task.label, dict(self.begun)))
+    def begin(self, task: PlannedTask, home: str, run: str) -> PlannedTask:
+        self.room.take(task)
+        variables = self.engines.begin(task, task_need(task))
+        engine = next((place.gpus for place in self.engines.places.values() if task in place.tasks), ())
+        self.begun[task] = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(engine)
+        self.together.append(dict(self.begun))
         return task
 
     def wait(self, begun, seconds):
@@ -125,43 +123,46 @@ class Counting:
     def outcome(self, task: PlannedTask) -> str:
         del self.begun[task]
         self.room.give_back(task)
+        self.engines.end(task)
         return ""
 
-    def close(self) -> None:
-        assert not self.begun
 
-
-def test_tasks_with_a_gpu_have_it_for_themselves_and_others_go_on_beside_them(tmp_path):
-    """`paper` on a machine with two GPUs and eight workers: never two tasks on one GPU, and all are done. Nothing
-    is executed, so that the plan of 91 languages takes seconds."""
-    tasks = [t for t in plan(load_profile("paper")) if t.stage in ("14_annotate", "15_align", "16_merge")]
-    workers = Counting(Room(Machine(memory=64, gpus=("0", "1")), workers=8))
+def test_models_and_memory_of_paper_are_shared_out(tmp_path):
+    """`paper` on a machine with two GPUs and eight workers: an engine for the language model, the other GPU for a
+    stage's own model. No process is begun, so that the plan of 91 languages takes seconds."""
+    tasks = [t for t in plan(load_profile("paper")) if t.stage in ("10_corpus", "11_rate", "12_filter", "14_annotate")]
+    engines = Engines(gpus=["0", "1"], per_gpu=1, variables={})
+    workers = Counting(Room(workers=8, memory=16.0), engines)
     states = Counter()
     report = lambda state, task, message: states.update([state])
-    assert run_tasks(tasks, home=str(tmp_path), run="x", workers=workers, report=report) == {}
-    assert states["done"] == len(tasks) == 91 * (2 + 2 + 1) and not states["fail"]
-    for _, together in workers.together:
-        gpus = [gpu for gpu in together.values() if gpu]
-        assert len(gpus) == len(set(gpus)) <= 2
-        assert sum(task_resources(task).memory for task in together) <= 64
-    assert max(len(together) for _, together in workers.together) == 8
-    begun = {label: n for n, (label, _) in enumerate(workers.together)}
-    assert all(begun[label_of(need)] < begun[task.label] for task in tasks for need in task.needs if need in begun)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("finerweb.runner.pipeline.standing", lambda task, home, run: (False, ""))
+        assert run_tasks(tasks, home=str(tmp_path), run="x", workers=workers, report=report) == {}
+    assert states["done"] == len(tasks) and not states["fail"]
+    for together in workers.together:
+        own = [gpu for task, gpu in together.items() if task.stage == "12_filter"]
+        served = {gpu for task, gpu in together.items() if task_need(task).spec}
+        assert len(own) <= 2 and len(served) <= 1 and not served & set(own)
+        assert len(together) <= 8 and sum(task_resources(task).memory for task in together) <= 16
+    assert max(map(len, workers.together)) == 8
+    assert {gpu for together in workers.together for t, gpu in together.items() if task_need(t).spec} == {"0"}
 
 
-def test_a_task_that_needs_more_than_the_machine_has_runs_alone(tmp_path):
-    tasks = [t for t in plan(load_profile("demo")) if t.stage in ("10_corpus", "33_binder")]
-    tasks.sort(key=lambda task: task.stage != "33_binder")
-    room = Room(Machine(memory=2.0), workers=4)
-    assert room.take(tasks[0]) == {} and room.take(tasks[1]) is None
-    room.give_back(tasks[0])
-    assert room.take(tasks[1]) == {} and room.take(tasks[0]) is None and room.take(tasks[2]) == {}
+def test_a_task_that_needs_more_than_the_machine_has_runs_alone():
+    light, heavy = (next(t for t in plan(load_profile("demo")) if t.stage == s) for s in ("10_corpus", "33_binder"))
+    room = Room(workers=4, memory=2.0)
+    assert room.fits(heavy)
+    room.take(heavy)
+    assert not room.fits(light) and not room.is_full
+    room.give_back(heavy)
+    room.take(light)
+    assert not room.fits(heavy)
 
 
 @linux
 def test_a_task_that_takes_too_long_is_ended_with_its_kernel_and_says_so(tmp_path):
     corpus, *_ = first_tasks()
-    workers = Workers({}, Room(this_machine(), workers=1), timeout=1)
+    workers = Workers({}, Room(workers=1), timeout=1)
     error = workers.outcome(workers.begin(corpus, str(tmp_path), "mine"))
     assert error.startswith("TimeoutError: not done after 1 seconds")
     assert workers.room.taken == {} and not read_meta(output_folder(str(tmp_path), "mine", "10_corpus", corpus.key))

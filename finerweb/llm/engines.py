@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,13 +112,18 @@ def _has_room(self: Engines, need: Need) -> bool:
 
 
 @patch
-def choose(self: Engines, ready: Iterable[tuple[Hashable, Need]]) -> Hashable | None:
+def choose(
+    self: Engines,
+    ready: Iterable[tuple[Hashable, Need]],
+    *,
+    fits: Callable[[Hashable], bool] = lambda task: True,  # noqa: ARG005 (what else must be free for a task)
+) -> Hashable | None:
     "The first of the tasks (name, need) that may begin now; None if none may."
     self.unwanted = {name for name, place in self.places.items() if not place.tasks}
     if self.unwanted:
         ready = list(ready)
         self.unwanted -= {engine_name(need.spec) for _, need in ready if need.spec is not None}
-    return next((task for task, need in ready if self._has_room(need)), None)
+    return next((task for task, need in ready if self._has_room(need) and fits(task)), None)
 
 # %% ../../nbs/04_llm/15_engines.ipynb #9d5f82d6
 @patch

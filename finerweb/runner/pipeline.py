@@ -23,6 +23,7 @@ from ..evaluate import check_student_from_elsewhere
 from ..gliner import check_gliner
 from ..judge import check_judge
 from ..languages import use_languages
+from ..llm.engines import Engines, machine_gpus
 from ..models.filter_model import check_filter
 from finerweb.runner.plan import (
     PlannedTask,
@@ -42,7 +43,7 @@ from finerweb.runner.stages import (
     with_first_teacher,
 )  # fmt: skip
 from .ray_cluster import RayWorkers
-from .resources import Room, this_machine
+from .resources import Room
 from .workers import Workers
 from ..sentences import check_splitter
 from ..source.released import open_released
@@ -119,16 +120,10 @@ def look_at(self: _Work, task: PlannedTask) -> None:
 @patch
 def begin(self: _Work) -> None:
     "Gives the workers what they have room for."
-    waiting = []
-    while self.queue and not self.workers.is_full:
-        task = self.queue.pop(0)
-        begun = self.workers.begin(task, self.home, self.run)
-        if begun is None:  # another may need less
-            waiting.append(task)
-            continue
+    while task := self.workers.choose(self.queue):
+        self.queue.remove(task)
         self.report("start", task, "")
-        self.running[begun] = task
-    self.queue[:0] = waiting
+        self.running[self.workers.begin(task, self.home, self.run)] = task
 
 
 @patch
@@ -157,7 +152,8 @@ def run_tasks(tasks: list[PlannedTask], *, home: str, run: str, workers: Workers
                 work.end(begun)
     finally:
         for begun in running:  # after Ctrl-C: what is at work ends, so that nothing of it is lost
-            workers.wait([begun], None)
+            while not workers.wait([begun], 1):
+                pass
         workers.close()
     return {work.tasks[name].label: error for name, error in work.errors.items()}
 
@@ -231,9 +227,11 @@ def _environment(profile: Profile) -> dict[str, str]:
 
 def _workers(profile: Profile, ray: str | None) -> Workers | RayWorkers:
     "The workers of this machine, or those of a Ray cluster. Raises RuntimeError without such a cluster."
-    if ray is None:
-        return Workers(_environment(profile), Room(this_machine(), profile.workers), timeout=profile.timeout)
-    return RayWorkers(_environment(profile), address=ray, timeout=profile.timeout)
+    environment, timeout, gpus = _environment(profile), profile.timeout, machine_gpus()
+    if ray is not None:
+        return RayWorkers(environment, address=ray, timeout=timeout)
+    engines = Engines(gpus=gpus, per_gpu=max(1, profile.workers // max(1, len(gpus))), variables=environment)
+    return Workers(environment, Room(profile.workers), engines=engines, timeout=timeout)
 
 # %% ../../nbs/60_runner/06_pipeline.ipynb #32c22afc
 def kept_profile(folder: Path) -> dict:

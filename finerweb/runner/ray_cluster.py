@@ -9,12 +9,12 @@ __all__ = ['node_error', 'execute_on_node', 'RayWorkers']
 import os
 import platform
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from .plan import PlannedTask
-from .resources import Machine, Room, task_resources
+from .resources import Room, task_resources
 from .workers import Workers
 from ..store import code_fingerprint, runs_folder
 
@@ -32,7 +32,7 @@ def node_error(stage: str, code: str, folder: Path) -> str:
 @cache
 def _workers_here(environment: tuple[tuple[str, str], ...], timeout: int) -> Workers:
     "The fork server of a process of Ray: it stays for the next tasks. Ray looks after the room."
-    return Workers(dict(environment), Room(Machine(memory=float("inf")), workers=1), timeout=timeout)
+    return Workers(dict(environment), Room(workers=1), timeout=timeout)
 
 
 def execute_on_node(
@@ -73,10 +73,10 @@ class RayWorkers:
         self.words = {"environment": environment, "timeout": timeout}
         self.begun: set = set()
 
-    @property
-    def is_full(self) -> bool:
-        "Whether the cluster has no processor for another task."
-        return len(self.begun) >= max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+    def choose(self, tasks: Sequence[PlannedTask]) -> PlannedTask | None:
+        "The first of `tasks`; None while the cluster has no processor for another one."
+        is_full = len(self.begun) >= max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        return None if is_full or not tasks else tasks[0]
 
     def begin(self, task: PlannedTask, home: str, run: str) -> object:
         "Gives `task` to the cluster; `outcome` takes what is returned."
@@ -89,7 +89,7 @@ class RayWorkers:
         self.begun.add(begun)
         return begun
 
-    def wait(self, begun: Iterable, seconds: float | None) -> list:
+    def wait(self, begun: Iterable, seconds: float) -> list:
         "One of what was `begun`, if it has an outcome within so many seconds."
         ended, _ = self.ray.wait(list(begun), timeout=seconds, fetch_local=False)
         return ended

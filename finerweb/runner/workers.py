@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -24,8 +24,9 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..languages import use_languages_of
+from ..llm.engines import Engines
 from .plan import PlannedTask, task_inputs
-from .resources import Room
+from .resources import Room, task_need
 from .stages import import_papermill
 from ..store import code_fingerprint, notebooks_folder, output_folder, read_meta, runs_folder
 from ..text.progress import PROGRESS, write_progress
@@ -245,29 +246,33 @@ def _answer(pipe: Connection) -> None:
 
 # %% ../../nbs/60_runner/04_workers.ipynb #7a8412ce
 class Workers:
-    """Begins tasks in processes of their own where there is `room`, all with the same `environment` variables; a task
-    that takes longer than `timeout` seconds is ended (0: none is)."""
+    """Begins tasks in processes of their own, all with the same `environment` variables, where there is `room`, and
+    what they need of the `engines`. A task that takes longer than `timeout` seconds is ended (0: none is)."""
 
-    def __init__(self, environment: dict[str, str], room: Room, *, timeout: int = 0) -> None:
+    def __init__(
+        self, environment: dict[str, str], room: Room, *, engines: Engines | None = None, timeout: int = 0
+    ) -> None:
         # matplotlib asks for its canvas when it is imported, and a kernel would set this first
         drawing = {"MPLBACKEND": os.environ.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")}
-        self.environment = os.environ | environment | drawing | {"OMP_NUM_THREADS": "1"}
-        self.room, self.timeout = room, timeout
+        offered = engines.environment if engines else {}
+        self.environment = os.environ | environment | drawing | offered | {"OMP_NUM_THREADS": "1"}
+        self.room, self.engines, self.timeout = room, engines, timeout
         self.begun: dict[Connection, PlannedTask] = {}
         self.server: subprocess.Popen | None = None
         self.requests: socket.socket | None = None
 
-    @property
-    def is_full(self) -> bool:
-        "Whether no task can begin now, whatever it takes."
-        return len(self.begun) >= self.room.workers
-
-    def begin(self, task: PlannedTask, home: str, run: str, more: dict[str, str] | None = None) -> Connection | None:
-        """Begins `task` in a new process, with `more` in its environment; `outcome` takes what is returned. None while
-        there is no room for it."""
-        environment = self.room.take(task)
-        if environment is None:
+    def choose(self, tasks: Sequence[PlannedTask]) -> PlannedTask | None:
+        "The first of `tasks` for which there is room now; None if there is none."
+        if self.room.is_full:
             return None
+        if not self.engines:
+            return next(filter(self.room.fits, tasks), None)
+        return self.engines.choose(((task, task_need(task)) for task in tasks), fits=self.room.fits)
+
+    def begin(self, task: PlannedTask, home: str, run: str, more: dict[str, str] | None = None) -> Connection:
+        "Begins a `task` that was chosen, with `more` in its environment; `outcome` takes what is returned."
+        self.room.take(task)
+        environment = self.engines.begin(task, task_need(task)) if self.engines else {}
         mine, theirs = Pipe()
         with theirs:
             try:
@@ -280,13 +285,18 @@ class Workers:
         self.begun[mine] = task
         return mine
 
-    def wait(self, begun: Iterable[Connection], seconds: float | None) -> list[Connection]:
+    def wait(self, begun: Iterable[Connection], seconds: float) -> list[Connection]:
         "Those of what was `begun` that have an outcome; after so many seconds none may have."
+        if self.engines:
+            self.engines.tend()
         return wait(list(begun), seconds)
 
     def outcome(self, pipe: Connection) -> str:
         "The error of a task that was begun, in one line, \"\" if it succeeded; waits for its end."
-        self.room.give_back(self.begun.pop(pipe))
+        task = self.begun.pop(pipe)
+        self.room.give_back(task)
+        if self.engines:
+            self.engines.end(task)
         with pipe:
             try:
                 return pipe.recv()
@@ -294,7 +304,9 @@ class Workers:
                 return "the worker process was killed, for example for memory"
 
     def close(self) -> None:
-        "Ends the server, and what it has begun."
+        "Ends the server, what it has begun, and the engines."
+        if self.engines:
+            self.engines.close()
         if self.server:
             self.server.kill()
             self.server.wait()
