@@ -97,7 +97,7 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str] | None = None) ->
 def write_columns(path: Path, rows: Rows, columns: pa.Schema) -> None:
     "The same bytes as `write_rows` writes for the same rows."
     with pq.ParquetWriter(path, columns, compression="zstd", store_schema=False) as writer:
-        for begin in range(0, len(rows), _BLOCK):
+        for begin in range(0, max(1, len(rows)), _BLOCK):
             block = pa.Table.from_pylist(list(rows[begin : begin + _BLOCK]), schema=columns)
             writer.write_table(block, row_group_size=1024)
 
