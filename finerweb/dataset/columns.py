@@ -66,7 +66,7 @@ class Rows(Sequence):
         count, total = self.firsts[-1], self.firsts[-1] + len(more)
         return Rows([*self.batches, more], np.concatenate([self.numbers, np.arange(count, total)]))
 
-
+# %% ../../nbs/20_dataset/06_columns.ipynb #c0de5e1e
 def chosen(rows: Sequence[dict], places: Sequence[int]) -> Sequence[dict]:
     "The rows at these places, in this order: of `Rows` such, of a list a list."
     return rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
