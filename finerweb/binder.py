@@ -9,10 +9,11 @@ __all__ = ['SUITED', 'OTHERS', 'suited', 'check_saved', 'unread_shares', 'choose
 # %% ../nbs/33_binder.ipynb #5cb84a83
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .data import broader, entity_types
+from .dataset.columns import chosen, remade
 from .languages import language as find_language
 from .languages import packaged_languages
 from .models.encoders import load_tokenizer
@@ -50,8 +51,10 @@ def unread_shares(sentences: Sequence[dict], encoder: str) -> dict[str, float]:
     tokenizer = load_tokenizer(encoder)
     texts: dict[str, list[str]] = {}
     for row in sentences:
-        texts.setdefault(row["language"], []).append(row["text"])
-    return {code: unread_share(some[:1000], tokenizer) for code, some in texts.items()}
+        of_language = texts.setdefault(row["language"], [])
+        if len(of_language) < 1000:
+            of_language.append(row["text"])
+    return {code: unread_share(some, tokenizer) for code, some in texts.items()}
 
 
 def _listed(shares: dict[str, float]) -> str:
@@ -86,23 +89,23 @@ def choose_rows(
     longest: int,  # characters
     empty: float,  # share of the rows without an entity, as far as there are such
     seed: int,
-) -> list[dict]:
-    "The sentences to learn from, shuffled."
-    full, without_entities = [], []
-    for row in rows:
+) -> Sequence[dict]:
+    "The sentences to learn from, shuffled: `Rows` where `rows` are such, else a list."
+    full, without_entities = [], []  # places among the rows
+    for place, row in enumerate(rows):
         is_sure = all(e.get("score", 1.0) >= min_score for e in row["entities"])
         is_undecided = confident_only and row["undecided"]
         if len(row["text"]) <= longest and is_sure and not is_undecided:
             if row["entities"]:
-                full.append(row)
+                full.append(place)
             else:
-                without_entities.append(row)
+                without_entities.append(place)
     chance = random.Random(seed)
     chance.shuffle(without_entities)
     count = round(len(full) * empty / (1 - empty))
     usable = full + without_entities[:count]
     chance.shuffle(usable)
-    return usable
+    return chosen(rows, usable)
 
 
 def _names_by_kind(rows: Sequence[dict]) -> dict[tuple[str, str], list[str]]:
@@ -115,13 +118,11 @@ def _names_by_kind(rows: Sequence[dict]) -> dict[tuple[str, str], list[str]]:
     return {kind: sorted(some) for kind, some in names.items()}
 
 # %% ../nbs/33_binder.ipynb #4141161d
-def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
-    """`rows`, in a `share` of which names (of persons, places, organizations) are exchanged for other names of the same
-    language and label. Rows with undecided spans stay as they are."""
-    names, chance, swapped = _names_by_kind(rows), random.Random(seed), []
+def _swapped(rows: Sequence[dict], share: float, seed: int) -> Iterator[dict]:
+    names, chance = _names_by_kind(rows), random.Random(seed)
     for row in rows:
         if chance.random() >= share or row["undecided"]:
-            swapped.append(row)
+            yield row
             continue
         text, at, entities = "", 0, []
         for e in sorted(row["entities"], key=lambda e: e["start"]):
@@ -132,8 +133,13 @@ def swap_names(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
                 name = chance.choice(others)
             entities.append(e | {"start": len(text), "end": len(text) + len(name)})
             text += name
-        swapped.append(row | {"text": text + row["text"][at:], "entities": entities})
-    return swapped
+        yield row | {"text": text + row["text"][at:], "entities": entities}
+
+
+def swap_names(rows: Sequence[dict], share: float, seed: int) -> Sequence[dict]:
+    """`rows`, in a `share` of which names (of persons, places, organizations) are exchanged for other names of the same
+    language and label. Rows with undecided spans stay as they are."""
+    return remade(rows, _swapped(rows, share, seed)) if share else rows
 
 # %% ../nbs/33_binder.ipynb #3c8f1af5
 def more_names(table: Sequence[dict], languages: Sequence[str]) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import warnings
 
+import pyarrow as pa
 import pytest
 
 from finerweb.data import refused
@@ -28,12 +29,16 @@ def pairs(languages: list[str]) -> list[dict]:
     return [dict(language=c, label="a", other="b", english=e, translated=t) for c in languages for e, t in values]
 
 
-def probabilities(languages: list[str], seeds: int = 2) -> list[dict]:
+def probabilities(languages: list[str], seeds: int = 2) -> pa.Table:
     levels = (0.98, 0.99, 0.6, 0.2)
-    return [
-        dict(language=c, fold=n % 2, seed=seed, probability=p - 0.01 * seed)
-        for c in languages for seed in range(seeds) for n, p in enumerate(levels)
-    ]  # fmt: skip
+    return pa.Table.from_pylist([
+        dict(language=c, seed=seed, probability=p - 0.01 * seed)
+        for c in languages for seed in range(seeds) for p in levels
+    ])  # fmt: skip
+
+
+def one_probability(probability: float, language: str = "eng") -> pa.Table:
+    return pa.Table.from_pylist([dict(language=language, seed=0, probability=probability)])
 
 
 def subsets(languages: list[str], levels: tuple[str, ...] = ("low", "middle", "high", "top")) -> list[dict]:
@@ -159,13 +164,13 @@ def test_the_curve_is_the_mean_of_the_seeds_and_falls():
     assert at[0.98]["share"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert (at[0.98]["low"], at[0.98]["high"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3)) and at[1.0]["share"] == 0
     assert all(a["share"] >= b["share"] for a, b in zip(points, points[1:], strict=False))
-    certain = confidence_curve([dict(language="eng", fold=0, seed=0, probability=1.0)], least=0.5, step=0.25)
+    certain = confidence_curve(one_probability(1.0), least=0.5, step=0.25)
     assert [(p["probability"], p["share"]) for p in certain] == [(0.5, 1.0), (0.75, 1.0), (1.0, 1.0)]
-    assert confidence_curve([dict(language="eng", fold=0, seed=0, probability=0.0)], least=0.5, step=0.25) == []
+    assert confidence_curve(one_probability(0.0), least=0.5, step=0.25) == []
 
 
 def test_languages_are_in_the_order_of_confidence():
-    spans = probabilities(["eng"]) + [dict(language="tha", fold=0, seed=0, probability=0.1)]
+    spans = pa.concat_tables([probabilities(["eng"]), one_probability(0.1, "tha")])
     rows = confidence_rows(spans)
     assert [(r["language"], r["spans"]) for r in rows] == [("eng", 8), ("tha", 1)]
     assert rows[1]["median_low"] == rows[1]["median_high"] == 0.1

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from ..data import Entity, Table, check_rows, read_rows, write_text
+from ..dataset.columns import chosen
 from ..dataset.card import CITATION, card_head, citation_file, plain
 from ..dataset.croissant import write_croissant
 from ..metrics import score_spans, with_intervals
@@ -151,7 +152,7 @@ def read_reviewed(folders: Collection[str]) -> Reviewed:
     return Reviewed([row for row in lessons if (row["language"], row["parent_id"]) not in gold], frozenset(gold))
 
 
-def with_reviewed(rows: Sequence[dict], folders: Collection[str]) -> tuple[list[dict], str]:
+def with_reviewed(rows: Sequence[dict], folders: Collection[str]) -> tuple[Sequence[dict], str]:
     """`rows` of `18_sentences` with the reviewed ones of their languages in place of those of the same passages, and
     without the passages that are kept for testing; and what was done, in words. Raises ValueError as `read_reviewed`,
     and where nothing is in these languages."""
@@ -162,14 +163,14 @@ def with_reviewed(rows: Sequence[dict], folders: Collection[str]) -> tuple[list[
         raise ValueError(f"reviewed: {', '.join(folders)} has {found}; none of {', '.join(sorted(languages))}")
     taught = {(row["language"], row["parent_id"]) for row in lessons}
     kept, replaced, tested = [], 0, 0
-    for row in rows:
+    for place, row in enumerate(rows):
         passage = (row["language"], row["parent_id"] or passage_name(row["id"]))
         replaced += passage in taught
         tested += passage in reviewed.gold
         if passage not in taught | reviewed.gold:
-            kept.append(row)
+            kept.append(place)
     left_out = f"{tested} of passages in a gold set are left out"
-    return kept + lessons, f"{len(lessons)} reviewed sentences take the place of {replaced}; {left_out}"
+    return chosen(rows, kept) + lessons, f"{len(lessons)} reviewed sentences take the place of {replaced}; {left_out}"
 
 # %% ../../nbs/22_page/04_reviewed.ipynb #1ff51b29
 def reviewed_fingerprint(folders: Collection[str]) -> str:

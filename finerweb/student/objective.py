@@ -16,7 +16,7 @@ import torch
 from ..data import broader
 from .losses import END, START, bce_loss, contrastive_loss, focal_loss
 from .model import SpanBinder, candidate_spans, read_labels, strongest
-from .targets import Concepts, Example, choose_labels, make_edge_targets, make_targets
+from .targets import Concepts, Example, Examples, choose_labels, make_edge_targets, make_targets
 from .windows import collate
 
 # %% ../../nbs/32_student/07_objective.ipynb #db9f44ec
@@ -74,16 +74,15 @@ def label_names(translations: dict, label: str, languages: Sequence[str], label_
     return (translated or [label]) if label_language == "target" else [label] + translated
 
 
-def known_labels(examples: Sequence[Example], settings: TrainingSettings) -> dict[str, list[str]]:
+def known_labels(examples: Examples, settings: TrainingSettings) -> dict[str, list[str]]:
     "Script -> the labels of its examples and their broader ones."
     labels: dict[str, set[str]] = {}
-    for x in examples:
-        for gold in x.gold:
-            names = [gold.label]
-            if settings.labels_are_strings:
-                names = label_names(settings.translations, gold.label, [x.language], settings.label_language)
-            parts = {part for name in names for part in name.split(" / ")}
-            labels.setdefault(x.script, set()).update(parts)
+    for script, language, label in examples.kinds:
+        names = [label]
+        if settings.labels_are_strings:
+            names = label_names(settings.translations, label, [language], settings.label_language)
+        parts = {part for name in names for part in name.split(" / ")}
+        labels.setdefault(script, set()).update(parts)
     return {script: sorted(some | set(map(broader, some))) for script, some in sorted(labels.items())}
 
 

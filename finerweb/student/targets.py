@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['Concepts', 'voted_concepts', 'near_leaders', 'read_concepts', 'relation', 'choose_labels', 'GoldSpan',
-           'Example', 'make_examples', 'make_targets', 'make_edge_targets']
+           'Example', 'Examples', 'make_examples', 'make_targets', 'make_edge_targets']
 
 # %% ../../nbs/32_student/06_targets.ipynb #e92b2327
+import hashlib
+import json
 import random
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 
 from ..data import broader, entity_types
 from .model import SpanBinder
@@ -152,6 +156,80 @@ class Example:
     gold: list[GoldSpan]
     veiled: list[tuple[int, int]]  # (first, last) unit
 
+# %% ../../nbs/32_student/06_targets.ipynb #aa17c0de
+_UNITS = {"ids": "i", "can_start": "b", "can_end": "b", "cases": "b"}  # list of a window -> how its numbers are kept
+_SPANS = {"gold": "i", "weights": "d", "veiled": "i"}
+
+
+class Examples(Sequence):
+    "Examples, packed into numbers. One that is asked for is made anew, without the offsets that found its gold spans."
+
+    def __init__(self, examples: Iterable[Example] = ()):
+        self._columns = {name: array(kind) for name, kind in (_UNITS | _SPANS).items()}
+        self._ends = {name: array("q", [0]) for name in self._columns}  # of each example, in each column
+        self._about = array("i")  # of each example five numbers: text, inner units from and to, language, script
+        self._numbers: dict[str, int] = {}  # of labels, languages and scripts, as they come
+        self._names: list[str] = []
+        self.kinds: set[tuple[str, str, str]] = set()  # (script, language, label) of all gold spans
+        for example in examples:
+            self.add(example)
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self._names)
+            self._names.append(name)
+        return self._numbers[name]
+
+    def __len__(self) -> int:
+        return len(self._about) // 5
+
+    def __getitem__(self, n: int) -> Example:
+        if not -len(self) <= n < len(self):
+            raise IndexError(f"example {n} of {len(self)}")
+        n %= len(self)
+        ends = self._ends
+        of = {name: some[ends[name][n] : ends[name][n + 1]].tolist() for name, some in self._columns.items()}
+        text, begin, end, language, script = self._about[5 * n : 5 * n + 5]
+        starts, stops = ([bool(x) for x in of[name]] for name in ("can_start", "can_end"))
+        window = Window(text, of["ids"], [], starts, stops, of["cases"], (begin, end))
+        spans = zip(of["gold"][::3], of["gold"][1::3], of["gold"][2::3], of["weights"], strict=True)
+        gold = [GoldSpan(first, last, self._names[label], weight) for first, last, label, weight in spans]
+        veiled = list(zip(of["veiled"][::2], of["veiled"][1::2], strict=True))
+        return Example(window, self._names[language], self._names[script], gold, veiled)
+
+# %% ../../nbs/32_student/06_targets.ipynb #bb28d1ef
+@patch
+def add(self: Examples, x: Example) -> None:
+    "Puts an example behind the others."
+    window, columns = x.window, self._columns
+    for name in _UNITS:
+        columns[name].extend(getattr(window, name))
+    for g in x.gold:
+        columns["gold"].extend((g.first, g.last, self._number(g.label)))
+        columns["weights"].append(g.weight)
+        self.kinds.add((x.script, x.language, g.label))
+    for span in x.veiled:
+        columns["veiled"].extend(span)
+    self._about.extend((window.text, *window.inner, self._number(x.language), self._number(x.script)))
+    for name, ends in self._ends.items():
+        ends.append(len(columns[name]))
+
+
+@patch
+def lengths(self: Examples) -> list[int]:
+    "How many units each example has."
+    ends = self._ends["ids"]
+    return [end - begin for begin, end in pairwise(ends)]
+
+
+@patch
+def digest(self: Examples) -> str:
+    "A hash of all of them."
+    sha = hashlib.sha256(json.dumps(self._names).encode("utf-8", "replace"))
+    for column in (*self._columns.values(), *self._ends.values(), self._about):
+        sha.update(column)
+    return sha.hexdigest()
+
 # %% ../../nbs/32_student/06_targets.ipynb #cf20cd83
 def _veiled_units(window: Window, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     "(first, last) unit of the character spans, as far as they stand in the window."
@@ -163,9 +241,9 @@ def _veiled_units(window: Window, spans: Sequence[tuple[int, int]]) -> list[tupl
     return veiled
 
 
-def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example], int]:
+def make_examples(model: SpanBinder, rows: Iterable[dict]) -> tuple[Examples, int]:
     "The examples of training rows, and how many entities no window could hold."
-    examples, missed = [], 0
+    examples, missed = Examples(), 0
     for number, row in enumerate(rows):
         entities, held = row["entities"], set()
         undecided = [(span["start"], span["end"]) for span in row.get("undecided") or ()]
@@ -182,7 +260,7 @@ def make_examples(model: SpanBinder, rows: Sequence[dict]) -> tuple[list[Example
                 else:
                     unheld.append((entity["start"], entity["end"]))
             language, script = row.get("language") or "", row.get("script") or ""
-            examples.append(Example(window, language, script, gold, _veiled_units(window, unheld + undecided)))
+            examples.add(Example(window, language, script, gold, _veiled_units(window, unheld + undecided)))
         missed += len(entities) - len(held)
     return examples, missed
 

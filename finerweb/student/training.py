@@ -11,8 +11,9 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from torch import nn
 from .calibration import model_threshold
 from .model import SpanBinder, read_labels
 from .objective import TrainingSettings, ask, batch_losses, known_labels, label_names
-from .targets import Example, make_examples
+from .targets import Example, Examples, make_examples
 from ..text.progress import progress_bar
 
 # %% ../../nbs/32_student/09_training.ipynb #ff3b0699
@@ -46,12 +47,13 @@ def _json_form(value: object) -> object:
     return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
-def mark_of(settings: TrainingSettings, model: SpanBinder, *rows: Sequence[dict]) -> str:
+def mark_of(settings: TrainingSettings, model: SpanBinder, examples: Examples, held_out: Iterable[dict]) -> str:
     "A hash of all that decides a training's result."
     deciding = {name: value for name, value in asdict(settings).items() if name not in _WITHOUT_EFFECT}
-    parts = [deciding, model.config.to_dict(), model.device.type, rows]
-    text = json.dumps(parts, sort_keys=True, default=_json_form)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    sha = hashlib.sha256()
+    for part in chain([deciding, model.config.to_dict(), model.device.type, examples.digest()], held_out):
+        sha.update(json.dumps(part, sort_keys=True, default=_json_form).encode("utf-8", "replace"))
+    return sha.hexdigest()
 
 # %% ../../nbs/32_student/09_training.ipynb #a5d95dbd
 def save_checkpoint(
@@ -113,10 +115,10 @@ def load_checkpoint(
     return State(**json.loads(metadata["state"])), best
 
 # %% ../../nbs/32_student/09_training.ipynb #fdbaaeba
-def shuffle_batches(examples: Sequence[Example], size: int, chance: random.Random) -> list[list[int]]:
-    "All examples once, by their numbers, in batches of similar length."
-    order = chance.sample(range(len(examples)), len(examples))
-    order.sort(key=lambda n: len(examples[n].window.ids) // 16)
+def shuffle_batches(lengths: Sequence[int], size: int, chance: random.Random) -> list[list[int]]:
+    "All examples once, by their numbers, in batches of similar length; `lengths`: the units of each."
+    order = chance.sample(range(len(lengths)), len(lengths))
+    order.sort(key=lambda n: lengths[n] // 16)
     queue = [order[i : i + size] for i in range(0, len(order), size)]
     chance.shuffle(queue)
     return queue
@@ -125,7 +127,7 @@ def shuffle_batches(examples: Sequence[Example], size: int, chance: random.Rando
 class _Training:
     "A training under way: the model, its optimizer, and the settings."
 
-    def __init__(self, model: SpanBinder, settings: TrainingSettings, examples: Sequence[Example]):
+    def __init__(self, model: SpanBinder, settings: TrainingSettings, examples: Examples):
         self.model, self.settings, self.examples = model, settings, examples
         self.pool, self.languages = known_labels(examples, settings), sorted(settings.translations)
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -147,7 +149,7 @@ class _Training:
     def next_batch(self) -> list[Example]:
         "The next examples of this pass, or the first of a new one."
         if not self.state.queue:
-            self.state.queue = shuffle_batches(self.examples, self.settings.batch, self.chance)
+            self.state.queue = shuffle_batches(self.examples.lengths(), self.settings.batch, self.chance)
         return [self.examples[n] for n in self.state.queue.pop()]
 
 # %% ../../nbs/32_student/09_training.ipynb #116d0611
@@ -209,7 +211,7 @@ def _set_up(model: SpanBinder, rows: Sequence[dict], settings: TrainingSettings)
         mismatch = f"loss={settings.loss!r}, model with contrastive={model.config.contrastive}"
         raise ValueError(f"{mismatch}: the loss binder, and no other, needs contrastive=True")
     examples, missed = make_examples(model, rows)
-    if not any(x.gold for x in examples):
+    if not examples.kinds:
         counts = f"none of the {len(rows)} training rows has an entity that a window can hold"
         raise ValueError(f"{counts} ({missed} cannot be held)")
     model.to(pick_device(settings.device))
@@ -240,10 +242,11 @@ def train_binder(
     "Trains `model` in place; the curve [{step, loss, edges}] and the number of entities that no window could hold."
     settings = TrainingSettings(**settings)
     training, missed = _set_up(model, rows, settings)
-    path, mark = Path(settings.checkpoint), mark_of(settings, model, rows, held_out)
+    path, mark = Path(settings.checkpoint), ""
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         if settings.checkpoint:
+            mark = mark_of(settings, model, training.examples, held_out)
             checkpoint = load_checkpoint(path, mark, training.chance, training.trained, training.optimizer)
             if checkpoint:
                 training.state, training.best = checkpoint
