@@ -191,14 +191,14 @@ def test_at_most_covers_the_worst_run_of_a_stage(tmp_path, batch, labels):
         assert 0.3 * estimated[stage]["money_at_most"] < booked <= estimated[stage]["money_at_most"] * (1 + 1e-9), stage
 
 
-def test_estimate_says_what_a_cap_will_do_and_why_a_server_of_ones_own_is_free(tmp_path, finerweb, profile_file):
+def test_estimate_says_what_a_cap_will_do_and_why_a_server_of_ones_own_is_free(tmp_path, finerweb_here, profile_file):
     far = MINE | {"base_url": "https://llm.example.org/v1"}
     near = {"name": "near", "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     changes = dict(languages=["eng"], students=[], benchmarks=[])
     shown = {}
     for cap in (0.001, 0.02, 99.0):
         profile = profile_file(tmp_path, f"cap{cap}", teachers=[near, far | {"cap": cap}], **changes)
-        shown[cap] = finerweb(tmp_path, "estimate", profile).stdout
+        shown[cap] = finerweb_here(tmp_path, "estimate", profile).stdout
         assert "near costs 0: its base_url http://127.0.0.1:9/v1 is a server of one's own" in shown[cap], shown[cap]
     assert "mine has a cap of 0.00 US dollars and will stop there" in shown[0.001]
     assert re.search(r"mine has a cap of 0.02 US dollars, and may cost [\d.]+ at most: at its cap the run", shown[0.02])
