@@ -13,12 +13,13 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test sync lint lessons tests notebooks export html lock clean
+.PHONY: help setup demo test test-long sync lint lessons tests notebooks export html lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       web text to dataset, student, scores and figures, offline (sets up what it needs)"
 	@echo "make test       notebooks in sync, lint, lessons, tests (sets up what it needs)"
+	@echo "make test-long  the tests that take minutes, beside those of make test"
 	@echo "make setup      only the environment, in $(VENV)"
 	@echo "make export     nbs/ -> finerweb/*.py and README.md"
 	@echo "make html       the notebooks as pages, in _docs; those of a run: make html NOTEBOOKS='runs/demo/20_publish/notebook.ipynb'"
@@ -65,7 +66,11 @@ lessons: $(READY)
 
 tests: $(READY)
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q -ra -n $(WORKERS) --dist loadfile tests
+	@$(BIN)/python -m pytest -q -ra -n $(WORKERS) --dist loadfile -m "not long" tests
+
+# What takes minutes: processes killed at twenty moments, full disks, notebooks alone in a fresh environment, ...
+test-long: $(READY)
+	@$(BIN)/python -m pytest -q -ra -n $(WORKERS) --dist loadfile -m long tests
 
 export: $(READY)
 	$(BIN)/python .ci/notebooks.py header
