@@ -4,6 +4,7 @@ home."""
 import json
 import os
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -153,11 +154,12 @@ def test_no_name_leads_out_of_the_home_or_to_a_device(name, tmp_path):
 
 def test_a_language_may_be_called_as_a_device():
     from finerweb.languages import use_languages
-    from finerweb.text.own_languages import own_row
+    from finerweb.text.own_languages import own_language
 
     with pytest.raises(ValueError, match="on Windows it is a device"):
         output_folder("", "demo", "10_corpus", ("con",))
-    use_languages([own_row({"code": "con", "name": "Cofán", "script": "Latn"})])
+    cofan = own_language({"code": "con", "name": "Cofán", "script": "Latn"}, "languages[0]")
+    use_languages([asdict(cofan)])
     try:
         assert output_folder("", "demo", "10_corpus", ("con",)).name == "con"
     finally:
