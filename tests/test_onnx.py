@@ -110,6 +110,7 @@ def test_entities_and_scores_are_those_of_torch_for_any_labels(model, folder):
             assert any(theirs) and theirs[1:3] == [[], []]
 
 
+@pytest.mark.filterwarnings("ignore:.*letters that the student")
 def test_it_says_in_which_scripts_its_student_cannot_read(fixed):
     with pytest.warns(UserWarning, match="1 of 1 texts, such as 'Nairobi', .* those of Thai"):
         OnnxStudent(fixed[0], threads=1).predict(["Nairobi"], LABELS, progress=False)
@@ -131,7 +132,7 @@ def test_it_predicts_without_torch(model, folder):
         assert np.allclose([e[3] for e in row], [e.score for e in entities], atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*letters that the student")
+@pytest.mark.filterwarnings("ignore:.*(letters that the student|whose word pieces the student)")
 def test_fixed_labels_need_no_label_encoder_and_8_bits_are_close(model, fixed):
     folder, sizes = fixed
     student = OnnxStudent(folder, threads=1)
