@@ -49,12 +49,12 @@ def with_hashes(lock: Path) -> list[str]:
     "A line for each package of the lock file: name==version and the SHA-256 of its file, which pip reads or fetches."
     words = ["-q", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "-r", str(lock)]
     done = subprocess.run([sys.executable, "-m", "pip", "install", *words], stdout=subprocess.PIPE, check=True)
-    lines = []
+    lines = {}
     for taken in json.loads(done.stdout)["install"]:
         name, version = canonicalize_name(taken["metadata"]["name"]), taken["metadata"]["version"].partition("+")[0]
         sha256 = taken["download_info"]["archive_info"]["hashes"]["sha256"]
-        lines.append(f"{name}=={version} --hash=sha256:{sha256}\n")
-    return sorted(lines)
+        lines[name] = f"{name}=={version} --hash=sha256:{sha256}\n"
+    return [line for _, line in sorted(lines.items())]
 
 
 if __name__ == "__main__":
