@@ -52,16 +52,17 @@ def asked(work) -> int:
 
 
 @pytest.fixture
-def run(tmp_path, finerweb, profile_file):
-    "(run(*words): the finished command for the ratings of one language, the server's address)"
+def run(tmp_path, finerweb, finerweb_here, profile_file):
+    """(run(*words): the finished command for the ratings of one language, the server's address); with `here`, a command
+    that begins no task, in this process."""
     pytest.importorskip("openai", reason="needs the client of endpoints")
     Rater.mended, Rater.stubborn, Rater.requests = False, "", 0
     with serving(Rater) as address:
         teachers = [WEAK, MINE | {"base_url": address}]
         profile = profile_file(tmp_path, "small", languages=["eng"], teachers=teachers, students=[], benchmarks=[])
 
-        def call(*words: object, stages: str = "11_rate/eng/mine"):
-            return finerweb(tmp_path, "run", profile, "--stages", stages, *words)
+        def call(*words: object, stages: str = "11_rate/eng/mine", here: bool = False):
+            return (finerweb_here if here else finerweb)(tmp_path, "run", profile, "--stages", stages, *words)
 
         yield call, address
 
@@ -82,7 +83,7 @@ def test_a_server_that_answers_in_a_wrong_form_is_mended_and_asked_again(run, tm
 
     Rater.mended = True
     assert asked(lambda: done.append(call())) == 0 and done[-1].returncode == 1, "the ledger has the same replies"
-    assert asked(lambda: done.append(call("--ask-again", "refused", "--dry-run"))) == 0
+    assert asked(lambda: done.append(call("--ask-again", "refused", "--dry-run", here=True))) == 0
     cost = re.search(r"11_rate, mine: 6 requests are asked again, at most ([\d.]+) US dollars", done[-1].stdout)
     assert cost, done[-1].stdout + done[-1].stderr
 
@@ -99,7 +100,7 @@ def test_a_server_that_answers_in_a_wrong_form_is_mended_and_asked_again(run, tm
     assert read_meta(tmp_path / "runs/small/11_rate/eng/mine")["rows"] == 6
     assert asked(lambda: done.append(call("--ask-again", "refused"))) == 0 and done[-1].returncode == 0
     assert "nothing is asked again" in done[-1].stdout
-    wrong = call("--ask-again", "refusd")
+    wrong = call("--ask-again", "refusd", here=True)
     assert wrong.returncode == 2 and "--ask-again refusd: expected refused" in wrong.stderr
 
 
@@ -109,7 +110,7 @@ def test_a_server_that_is_down_is_known_before_the_first_task(run, tmp_path, fin
     profile = tmp_path / "small.yaml"
     written = profile.read_text(encoding="utf-8")
     profile.write_text(written.replace(address, "http://127.0.0.1:9/v1"), encoding="utf-8")
-    down = call()
+    down = call(here=True)
     assert down.returncode == 2 and not (tmp_path / "runs/small/10_corpus").exists(), "nothing was begun"
     words = ("nobody answers at http://127.0.0.1:9/v1, the address of teacher 'mine'", "11_rate eng/mine", "base_url")
     assert all(w in down.stderr for w in words), down.stderr

@@ -734,7 +734,7 @@ def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "small" / "12_filter")
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small"}
-    profile["stages"]["12_filter"] = {"epochs": 12, "patience": 12, "batch": 2, "max_length": 400}
+    profile["stages"]["12_filter"] = {"epochs": 6, "patience": 6, "batch": 2, "max_length": 200}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     words = ("run", "long.yaml", "--stages", "12_filter")
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
