@@ -90,7 +90,7 @@ lock: $(READY)
 # In an environment of its own: what it brings along is not the package's.
 audit: $(READY)
 	@$(VENV)/audit/bin/python -m pip_audit --version >/dev/null 2>&1 || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install -q pip-audit; }
-	$(VENV)/audit/bin/python -m pip_audit --no-deps --disable-pip -r requirements.lock
+	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.lock
 
 clean:
 	rm -rf build dist finerweb.egg-info _proc _docs .pytest_cache .ruff_cache
