@@ -19,6 +19,8 @@ from finerweb.runner.new_profile import new_profile
 from finerweb.runner.pipeline import run_profile, run_tasks
 from finerweb.runner.plan import PlannedTask, plan, wanted_tasks
 from finerweb.runner.profiles import Profile, load_profile
+from finerweb.runner.resources import Room, this_machine
+from finerweb.runner.workers import Workers
 from finerweb.store import Task, output_folder, read_meta, runs_folder
 from finerweb.text.progress import PROGRESS, progress_bar, read_progress, show_progress, trainer_progress
 
@@ -237,7 +239,7 @@ def test_one_cause_is_said_once(here):
     def report(state: str, task: PlannedTask, message: str) -> None:
         reports.append((state, task.label, message))
 
-    failed = run_tasks(tasks, home="", run="r", workers=1, environment={}, report=report)
+    failed = run_tasks(tasks, home="", run="r", workers=Workers({}, Room(this_machine(), workers=1)), report=report)
     causes = {label: message for state, label, message in reports if state == "wait"}
     assert [label for state, label, _ in reports if state == "fail"] == ["10_corpus tha"]
     assert len(failed) == len(tasks) == len(causes) + 1 and set(causes.values()) == {"10_corpus tha"}

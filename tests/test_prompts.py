@@ -30,6 +30,8 @@ from finerweb.runner.estimate import estimate_tasks
 from finerweb.runner.pipeline import run_tasks
 from finerweb.runner.plan import plan
 from finerweb.runner.profiles import Profile, check_profile, load_profile
+from finerweb.runner.resources import Room, this_machine
+from finerweb.runner.workers import Workers
 from finerweb.store import Task, fingerprint, is_done, output_folder, read_meta
 from finerweb.translate import (
     GoogleTranslation,
@@ -611,7 +613,8 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb_here
         "Runs the tasks; the stages of those that were not done before."
         states = []
         report = lambda state, task, message: states.append((state, task.stage))
-        assert run_tasks(tasks, home=home, run="small", workers=2, environment=environment, report=report) == {}
+        workers = Workers(environment, Room(this_machine(), workers=2))
+        assert run_tasks(tasks, home=home, run="small", workers=workers, report=report) == {}
         return sorted(stage for state, stage in states if state == "done")
 
     def estimated() -> dict[str, dict]:

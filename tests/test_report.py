@@ -20,7 +20,8 @@ from finerweb.overview.record import faults, read_run
 from finerweb.overview.results import results_in
 from finerweb.report import write_report
 from finerweb.runner.cli import app
-from finerweb.runner.workers import Workers, outcome
+from finerweb.runner.resources import Room, this_machine
+from finerweb.runner.workers import Workers
 from finerweb.runner.plan import PlannedTask, plan
 from finerweb.runner.profiles import Profile, check_profile, load_profile
 
@@ -120,8 +121,8 @@ def test_the_stage_reads_what_the_plan_says_it_reads(tmp_path):
     errors = {"19_judge/swh": "ValueError: no judge"}
     run = simulated(tmp_path / "wide", tasks, errors=errors, missing={"18_sentences/swh"})
     task = next(task for task in tasks if task.stage == "52_report")
-    workers = Workers({})
-    assert outcome(workers.begin(task, str(tmp_path), "wide")) == ""
+    workers = Workers({}, Room(this_machine(), workers=1))
+    assert workers.outcome(workers.begin(task, str(tmp_path), "wide")) == ""
     workers.close()
     meta = json.loads((run / "52_report" / "meta.json").read_text())
     assert meta["missing"] == {"19_judge/swh": "ValueError: no judge", "18_sentences/swh": "not made"}

@@ -6,14 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
-from finerweb.runner.plan import PlannedTask, plan
+from finerweb.runner.cli import app
+from finerweb.runner.pipeline import run_tasks
+from finerweb.runner.plan import PlannedTask, label_of, plan
 from finerweb.runner.profiles import load_profile
-from finerweb.runner.workers import Workers, outcome
+from finerweb.runner.resources import Machine, Room, task_resources, this_machine
+from finerweb.runner.workers import Workers
 from finerweb.store import output_folder, read_meta
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks of imported libraries are Linux's")
@@ -53,7 +59,7 @@ def first_tasks() -> list[PlannedTask]:
 
 @pytest.fixture
 def workers():
-    made = Workers({})
+    made = Workers({}, Room(this_machine(), workers=2))
     yield made
     made.close()
 
@@ -63,19 +69,19 @@ def test_a_server_that_is_killed_fails_its_task_and_another_takes_its_place(work
     at_work = workers.begin(corpus, str(tmp_path), "mine")
     killed = workers.server.pid
     os.kill(killed, signal.SIGKILL)
-    assert outcome(at_work) == "the worker process was killed, for example for memory"
-    assert outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
+    assert workers.outcome(at_work) == "the worker process was killed, for example for memory"
+    assert workers.outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
     assert workers.server.pid != killed
-    assert outcome(workers.begin(rate, str(tmp_path), "mine")) == ""
+    assert workers.outcome(workers.begin(rate, str(tmp_path), "mine")) == ""
     assert read_meta(output_folder(str(tmp_path), "mine", "11_rate", rate.key))["rows"] > 0
 
 
 def test_an_error_comes_back_in_one_line_and_the_next_task_goes_on(workers, tmp_path):
     corpus, rate, *_ = first_tasks()
-    assert "no finished output of 10_corpus" in outcome(workers.begin(rate, str(tmp_path), "mine"))
-    assert outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
+    assert "no finished output of 10_corpus" in workers.outcome(workers.begin(rate, str(tmp_path), "mine"))
+    assert workers.outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
     (tmp_path / "file").write_text("")
-    assert "NotADirectoryError" in outcome(workers.begin(corpus, str(tmp_path / "file"), "mine"))
+    assert "NotADirectoryError" in workers.outcome(workers.begin(corpus, str(tmp_path / "file"), "mine"))
 
 
 def test_a_notebook_that_papermill_alone_executes_makes_the_same_bytes(finished, tmp_path):
@@ -90,3 +96,101 @@ def test_a_notebook_that_papermill_alone_executes_makes_the_same_bytes(finished,
         source = str(Path(__file__).parent.parent / f"nbs/{stage}.ipynb")
         papermill.execute_notebook(source, None, parameters, kernel_name="python3", progress_bar=False)
         assert read_meta(again)["files"] == read_meta(made)["files"], stage
+
+
+# --- room, time, and what is made again
+
+
+class Counting:
+    "Workers that do nothing but keep to the room, and remember how many tasks were at work together."
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.begun, self.together = room, {}, []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.begun) >= self.room.workers
+
+    def begin(self, task: PlannedTask, home: str, run: str) -> PlannedTask | None:
+        variables = self.room.take(task)
+        if variables is None:
+            return None
+        self.begun[task] = variables.get("CUDA_VISIBLE_DEVICES", "")
+        self.together.append((task.label, dict(self.begun)))
+        return task
+
+    def wait(self, begun, seconds):
+        return [next(iter(begun))]
+
+    def outcome(self, task: PlannedTask) -> str:
+        del self.begun[task]
+        self.room.give_back(task)
+        return ""
+
+    def close(self) -> None:
+        assert not self.begun
+
+
+def test_tasks_with_a_gpu_have_it_for_themselves_and_others_go_on_beside_them(tmp_path):
+    """`paper` on a machine with two GPUs and eight workers: never two tasks on one GPU, and all are done. Nothing
+    is executed, so that the plan of 91 languages takes seconds."""
+    tasks = [t for t in plan(load_profile("paper")) if t.stage in ("14_annotate", "15_align", "16_merge")]
+    workers = Counting(Room(Machine(memory=64, gpus=("0", "1")), workers=8))
+    states = Counter()
+    report = lambda state, task, message: states.update([state])
+    assert run_tasks(tasks, home=str(tmp_path), run="x", workers=workers, report=report) == {}
+    assert states["done"] == len(tasks) == 91 * (2 + 2 + 1) and not states["fail"]
+    for _, together in workers.together:
+        gpus = [gpu for gpu in together.values() if gpu]
+        assert len(gpus) == len(set(gpus)) <= 2
+        assert sum(task_resources(task).memory for task in together) <= 64
+    assert max(len(together) for _, together in workers.together) == 8
+    begun = {label: n for n, (label, _) in enumerate(workers.together)}
+    assert all(begun[label_of(need)] < begun[task.label] for task in tasks for need in task.needs if need in begun)
+
+
+def test_a_task_that_needs_more_than_the_machine_has_runs_alone(tmp_path):
+    tasks = [t for t in plan(load_profile("demo")) if t.stage in ("10_corpus", "33_binder")]
+    tasks.sort(key=lambda task: task.stage != "33_binder")
+    room = Room(Machine(memory=2.0), workers=4)
+    assert room.take(tasks[0]) == {} and room.take(tasks[1]) is None
+    room.give_back(tasks[0])
+    assert room.take(tasks[1]) == {} and room.take(tasks[0]) is None and room.take(tasks[2]) == {}
+
+
+@linux
+def test_a_task_that_takes_too_long_is_ended_with_its_kernel_and_says_so(tmp_path):
+    corpus, *_ = first_tasks()
+    workers = Workers({}, Room(this_machine(), workers=1), timeout=1)
+    error = workers.outcome(workers.begin(corpus, str(tmp_path), "mine"))
+    assert error.startswith("TimeoutError: not done after 1 seconds")
+    assert workers.room.taken == {} and not read_meta(output_folder(str(tmp_path), "mine", "10_corpus", corpus.key))
+    children = Path(f"/proc/{workers.server.pid}/task/{workers.server.pid}/children")
+    until = time.monotonic() + 60
+    while children.read_text().strip() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not children.read_text().strip()
+    workers.timeout = 600
+    assert workers.outcome(workers.begin(corpus, str(tmp_path), "mine")) == ""
+    workers.close()
+
+
+def test_forced_tasks_are_made_again_and_those_from_a_stage_on(tmp_path, monkeypatch):
+    command = ["run", "demo", "--home", str(tmp_path), "--languages", "swh", "--stages", "11_rate"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+    def made() -> dict[str, int]:
+        return {f.parent.relative_to(tmp_path).as_posix(): f.stat().st_mtime_ns for f in tmp_path.rglob("meta.json")}
+
+    before = made()
+    dry = CliRunner().invoke(app, [*command, "--dry-run", "--force", "11_rate/swh/lexicon"]).output
+    assert "made again: 11_rate swh/lexicon: asked for" in dry and made() == before
+    assert CliRunner().invoke(app, [*command, "--force", "11_rate/swh/lexicon"]).exit_code == 0
+    assert {path for path, at in made().items() if at != before[path]} == {"demo/11_rate/swh/lexicon"}
+    before = made()
+    assert CliRunner().invoke(app, [*command, "--from", "10_corpus"]).exit_code == 0
+    assert {path for path, at in made().items() if at != before[path]} == set(before)
+    wrong = CliRunner().invoke(app, [*command, "--force", "11_rat"])
+    assert wrong.exit_code == 2 and "did you mean 11_rate" in wrong.output
+    wrong = CliRunner().invoke(app, [*command, "--engine", "rey"])
+    assert wrong.exit_code == 2 and "expected local or ray" in wrong.output

@@ -19,10 +19,12 @@ import typer
 
 from ..languages import language as find_language
 from ..languages import languages as all_languages
+from .again import asked_anew, show_plan
 from .asked import before_asking
 from .datasets import export, imported_profile, push, report, review
 from finerweb.runner.display import (
     COLUMNS,
+    keep_showing,
     quiet,
     show_languages,
     show_own_languages,
@@ -30,8 +32,9 @@ from finerweb.runner.display import (
     show_source,
     show_spending,
 )  # fmt: skip
+from .graph import graph
 from .new_profile import new, profiles
-from .pipeline import check_models, check_owner, show_plan
+from .pipeline import check_models, check_owner
 from .plan import plan, wanted_tasks
 from .profiles import change_profile, load_profile, packaged_profiles
 from .reproduce import diff, reproduce, run_shown
@@ -62,6 +65,8 @@ _TEXT_DOCUMENTS = typer.Option(
 _LICENSE = typer.Option(help="Licence of the source's texts, for the dataset's cards: cc-by-4.0, cc0-1.0, ...")
 _HOME = typer.Option(help="Folder of the runs; FINERWEB_HOME, or the nearest folder runs, if not given.")
 _SETTINGS = typer.Option("--set", help="stage.parameter=value, as often as needed.")
+_FORCE = typer.Option(help="Make these stages again, with commas; 15_align/tha is a part. No model is asked twice.")
+_FROM = typer.Option("--from", help="Make these stages again, and all that reads them.")
 _STUDENTS = typer.Option(
     "--student", help="Score this student, a folder or OWNER/NAME on the hub, in place of the profile's; once for each."
 )
@@ -80,6 +85,20 @@ def _command(
     ] = False,
 ) -> None:
     pass
+
+
+def _parts(text: str) -> list[str]:
+    "What stands between the commas."
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _ray_address(engine: str, address: str) -> str | None:
+    "The address of the Ray cluster, or None where this machine does the tasks."
+    if engine not in ("local", "ray"):
+        raise ValueError(f"--engine is {engine!r}; expected local or ray")
+    if address and engine == "local":
+        raise ValueError(f"--address {address} is of a Ray cluster; add --engine ray")
+    return address if engine == "ray" else None
 
 
 def _stop(message: object) -> typer.Exit:
@@ -116,6 +135,15 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Go on with a run that was made from another profile.")
     ] = False,
+    force: Annotated[str, _FORCE] = "",
+    begin: Annotated[str, _FROM] = "",
+    timeout: Annotated[
+        Optional[int], typer.Option(help="Seconds after which a task has failed; 0: none; the profile's if not given.")  # noqa: UP045
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Who does the tasks: local (this machine) or ray (a cluster).")] = "local",
+    address: Annotated[
+        str, typer.Option(help="Of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to.")
+    ] = "",
     again: Annotated[
         str,
         typer.Option("--ask-again", help="Ask language models again what they answered uselessly: refused (no JSON of "
@@ -126,22 +154,24 @@ def run(
     "Do what is not done of a profile's stages; a run that was stopped goes on where it was."
     changes = dict(languages=languages, source=source, workers=workers, settings=settings or [], released=released)
     changes |= dict(columns=dict(text=text_column, id=id_column, url=url_column))
-    changes |= dict(text_documents=text_documents, license=license, students=students or ())
+    changes |= dict(text_documents=text_documents, license=license, students=students or (), timeout=timeout)
     try:
+        words = dict(force=_parts(force), begin=_parts(begin))
+        ray = _ray_address(engine, address)
         chosen = change_profile(load_profile(profile), **changes)
         show_own_languages(chosen)
         show_source(chosen)
-        name = name or chosen.name
-        parts = [part.strip() for part in stages.split(",") if part.strip()]
+        name, parts = name or chosen.name, _parts(stages)
         if dry_run:
             check_models(chosen)
             if not take_over:
                 check_owner(chosen, home, name)
             tasks = wanted_tasks(plan(chosen), parts)
-            show_plan(tasks, home, name)
+            show_plan(tasks, home, name, asked_anew(tasks, **words))
             before_asking(tasks, again, home=home, run=name, dry_run=True)
             return
-        failed = run_shown(chosen, home=home, run=name, stages=parts, take_over=take_over, again=again)
+        words |= dict(stages=parts, take_over=take_over, again=again, ray=ray)
+        failed = run_shown(chosen, home=home, run=name, **words)
     except (ValueError, OSError, RuntimeError) as error:
         raise _stop(error) from None
     if failed:
@@ -168,8 +198,7 @@ def import_rows(
     do. The same command goes on where it was stopped; a file that has changed is read again."""
     try:
         chosen = imported_profile(source, profile, languages=languages, license=license, settings=settings or [])
-        parts = [part.strip() for part in stages.split(",") if part.strip()]
-        failed = run_shown(chosen, home=home, run=name, stages=parts, take_over=take_over, again="")
+        failed = run_shown(chosen, home=home, run=name, stages=_parts(stages), take_over=take_over)
     except (ValueError, OSError, RuntimeError) as error:
         raise _stop(error) from None
     if failed:
@@ -211,26 +240,31 @@ def status(
         bool,
         typer.Option("--each", help="A row for each language: what was selected, what was rejected and why, seconds."),
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until Ctrl-C.")] = False,
 ) -> None:
     """What the runs hold: finished tasks, rows, drops, scores, how far tasks at work are, and what language models were
     paid. The columns: done: by this command (never here); before: up to date; failed; waits: for a task that failed;
     rows, dropped: of what is there, with the commonest reasons; seconds: of the work."""
     from rich.console import Console
 
-    folder, console = runs_folder(home), Console()
+    folder = runs_folder(home)
     runs = sorted(path.parent.name for path in folder.glob("*/profile.yaml"))
     if not runs or (name and name not in runs):
         nearest = "".join(f" did you mean {run}?" for run in get_close_matches(name, runs, 1))
         names = ", ".join(runs) or "none"
         lack = f"no run {name!r}" if name else "no run"
         raise _stop(f"{lack} in {folder};{nearest} there is {names}. Make one with: finerweb run demo")
-    for run in [name] if name else runs:
-        try:
+
+    def show(console: Console) -> None:
+        for run in [name] if name else runs:
             show_run(console, home, run, each=each)
-        except ValueError as error:
-            raise _stop(error) from None
-    console.print(COLUMNS, style="dim")
-    show_spending(console, home)
+        console.print(COLUMNS, style="dim")
+        show_spending(console, home)
+
+    try:
+        keep_showing(show, seconds=2) if watch else show(Console())
+    except ValueError as error:
+        raise _stop(error) from None
 
 # %% ../../nbs/60_runner/15_cli.ipynb #11da6944
 @app.command()
@@ -329,7 +363,7 @@ def _in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     return ended
 
 
-for command in (profiles, new, report, export, review, push, diff, reproduce):
+for command in (profiles, new, graph, report, export, review, push, diff, reproduce):
     app.command()(_in_one_line(command))
 
 

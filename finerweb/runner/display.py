@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'rich_escape', 'show_states', 'show_scores', 'notes_of', 'failures_of', 'RunDisplay',
-           'task_progress', 'works_of', 'is_at_work', 'show_notes', 'states_of', 'show_run', 'show_spending',
-           'show_source', 'show_own_languages', 'quiet', 'show_languages']
+           'task_progress', 'works_of', 'is_at_work', 'show_notes', 'states_of', 'show_run', 'keep_showing',
+           'show_spending', 'show_source', 'show_own_languages', 'quiet', 'show_languages']
 
 # %% ../../nbs/60_runner/09_display.ipynb #52886396
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -261,6 +262,25 @@ def show_run(console: "rich.console.Console", home: str, run: str, *, each: bool
     show_notes(console, tasks, home, run)
 
 # %% ../../nbs/60_runner/09_display.ipynb #8bf4b7b4
+def keep_showing(show: Callable[["rich.console.Console"], None], *, seconds: float) -> None:  # noqa: F821
+    "Shows anew, every so many seconds, what `show` prints, until Ctrl-C. Raises ValueError without a terminal."
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    terminal = Console()
+    if not terminal.is_terminal:
+        raise ValueError("--watch needs a terminal; without one, give the command again now and then")
+    with suppress(KeyboardInterrupt), Live(console=terminal, screen=True, auto_refresh=False) as live:
+        while True:
+            page = Console(width=terminal.width, force_terminal=True)
+            with page.capture() as kept:
+                show(page)
+                page.print(f"{time.strftime('%H:%M:%S')}, Ctrl-C ends this", style="dim")
+            live.update(Text.from_ansi(kept.get()), refresh=True)
+            time.sleep(seconds)
+
+
 def show_spending(console: "rich.console.Console", home: str) -> None:  # noqa: F821
     "What each teacher has been paid in all runs of a home, if one was asked."
     from rich.table import Table

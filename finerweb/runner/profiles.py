@@ -52,6 +52,7 @@ class Profile:
     license: str = ""  # of the source's texts, as dataset cards name it; empty: see 20_publish
     imported: str = ""  # a released dataset whose rows the run takes, asking no teacher: a folder, or OWNER/NAME
     workers: int = 1  # tasks at a time
+    timeout: int = 0  # seconds after which a task is ended, and has failed; 0: none is
     offline: bool = True  # model hubs are not asked
     teachers: list[dict] = field(default_factory=list)  # specifications with a name of their own; two or more
     translator: dict = field(default_factory=dict)  # of labels: as a teacher, or the name of one; none: a table
@@ -114,8 +115,8 @@ def load_profile(name: str) -> Profile:
 # %% ../../nbs/60_runner/01_profiles.ipynb #4af8b99a
 _FIELDS = {
     "needs": str, "languages": list, "source": str, "columns": dict, "text_documents": str, "license": str,
-    "workers": int, "offline": bool, "teachers": list, "filter": dict, "students": list, "benchmarks": list,
-    "stages": dict, "own_languages": list, "rounds": int, "first": dict, "imported": str,
+    "workers": int, "timeout": int, "offline": bool, "teachers": list, "filter": dict, "students": list,
+    "benchmarks": list, "stages": dict, "own_languages": list, "rounds": int, "first": dict, "imported": str,
 }  # fmt: skip
 
 
@@ -134,6 +135,8 @@ def _check_types(profile: Profile) -> None:
         raise ValueError(f"profile {profile.name}: rounds is {profile.rounds} and first is {profile.first}; {expected}")
     if profile.workers < 1:
         raise ValueError(f"profile {profile.name}: workers must be 1 or more, found {profile.workers}")
+    if profile.timeout < 0:
+        raise ValueError(f"profile {profile.name}: timeout must be 0 or more seconds, found {profile.timeout}")
 
 
 def _language_codes(profile: Profile) -> list[str]:
@@ -334,6 +337,7 @@ def change_profile(
     license: str = "",  # of the source's texts; empty: the profile's
     imported: str = "",  # a released dataset, which takes the place of all that annotates; empty: the profile's
     students: Sequence[str] = (),  # published students, each a folder or a name on the hub; none: the profile's
+    timeout: int | None = None,  # seconds; None: the profile's
 ) -> Profile:
     "`profile` with the command line's changes, checked again. Raises ValueError for an option that is wrong."
     if languages:
@@ -343,6 +347,7 @@ def change_profile(
     profile.columns |= {column: name for column, name in (columns or {}).items() if name}
     profile.text_documents, profile.license = text_documents or profile.text_documents, license or profile.license
     profile.workers = workers or profile.workers
+    profile.timeout = profile.timeout if timeout is None else timeout
     if released:
         _use_released(profile, released)
     if imported:

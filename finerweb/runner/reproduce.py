@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Annotated
 import typer
 
 from ..data import write_text
+from .again import asked_anew, changes, forget_outputs
 from .asked import before_asking
 from .display import RunDisplay, rich_escape
-from .pipeline import changes, kept_profile, run_profile
+from .pipeline import kept_profile, run_profile
 from .plan import PlannedTask, label_of
 from .profiles import Profile, check_profile
 from ..store import finished, notebooks_folder, runs_folder
@@ -65,18 +67,28 @@ def run_record(folder: Path) -> dict:
 
 # %% ../../nbs/60_runner/13_reproduce.ipynb #ab12cd34
 def run_shown(
-    profile: Profile, *, home: str, run: str, stages: list[str], take_over: bool, again: str
+    profile: Profile,
+    *,
+    home: str,
+    run: str,
+    stages: list[str],
+    take_over: bool = False,
+    again: str = "",  # as `before_asking` takes it
+    force: Sequence[str] = (),  # stages whose tasks are made again: see `asked_anew`
+    begin: Sequence[str] = (),  # stages that are made again with all that read them
+    ray: str | None = None,  # as `run_profile` takes it
 ) -> dict[str, str]:
-    """`run_profile` with what `RunDisplay` shows of it, and the run's record at the end; `again`: as `before_asking`
-    takes it."""
+    "`run_profile` with what `RunDisplay` shows of it, and the run's record at the end."
     display = RunDisplay(home, run)
 
     def started(tasks: list[PlannedTask]) -> None:
+        anew = asked_anew(tasks, force=force, begin=begin)
         before_asking(tasks, again, home=home, run=run, dry_run=False)
+        forget_outputs(anew, home, run)
         display.started(tasks)
 
     with display.progress:
-        words = dict(home=home, run=run, stages=stages, take_over=take_over)
+        words = dict(home=home, run=run, stages=stages, take_over=take_over, ray=ray)
         failed = run_profile(profile, **words, report=display.report, started=started)
     folder = runs_folder(home) / run
     with suppress(OSError):  # a full disk has been told of
@@ -175,7 +187,7 @@ def reproduce(
         raise ValueError(f"{record}: the profile is of another version of finerweb: {error}") from error
     profile.workers = workers or profile.workers
     parts = [part.strip() for part in stages.split(",") if part.strip()]
-    failed = run_shown(profile, home=home, run=name, stages=parts, take_over=False, again="")
+    failed = run_shown(profile, home=home, run=name, stages=parts)
     made = run_record(runs_folder(home) / name)["outputs"]
     before = {label: output for label, output in old["outputs"].items() if not parts or label in made}
     rows = differences(before, made)
