@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-long sync lint lessons tests notebooks export html lock clean
+.PHONY: help setup demo test test-long sync lint lessons tests notebooks export html lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +24,8 @@ help:
 	@echo "make export     nbs/ -> finerweb/*.py and README.md"
 	@echo "make html       the notebooks as pages, in _docs; those of a run: make html NOTEBOOKS='runs/demo/20_publish/notebook.ipynb'"
 	@echo "make notebooks  run the notebooks, so that the outputs in them are this code's"
-	@echo "make lock       write requirements.lock from the environment"
+	@echo "make lock       write requirements.lock from the environment, and the hashes of its files"
+	@echo "make audit      known vulnerabilities of the locked versions (asks PyPI)"
 	@echo "make clean      remove caches and build output (not $(VENV), not runs/)"
 
 setup: $(READY)
@@ -85,6 +86,11 @@ html: $(READY)
 
 lock: $(READY)
 	$(BIN)/python .ci/lock.py
+
+# In an environment of its own: what it brings along is not the package's.
+audit: $(READY)
+	@$(VENV)/audit/bin/python -m pip_audit --version >/dev/null 2>&1 || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install -q pip-audit; }
+	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.lock
 
 clean:
 	rm -rf build dist finerweb.egg-info _proc _docs .pytest_cache .ruff_cache

@@ -1,5 +1,10 @@
-"""Writes requirements.lock: the installed version of every package that settings.ini needs. Run by `make lock`."""
+"""Writes requirements.lock: the installed version of every package that settings.ini needs. And, for this platform, the
+same with the hash of each file that pip takes. Run by `make lock`."""
 
+import json
+import subprocess
+import sys
+import sysconfig
 from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +17,12 @@ HEAD = """\
 # The versions the tests run with, for Python 3.11 and 3.12: a pip constraints file.
 # `make lock` writes it from the environment it finds.
 # The Makefile gives it to pip; settings.ini holds the ranges that users of the package are held to.
+"""
+PLATFORM = f"cp{sys.version_info.major}{sys.version_info.minor}-{sysconfig.get_platform()}"
+HASHES = ROOT / ".ci" / f"requirements-{PLATFORM}.txt"
+HASHES_HEAD = f"""\
+# requirements.lock with the SHA-256 of the files that pip takes on {PLATFORM}. Written by `make lock`.
+# pip install --require-hashes --no-deps -r {HASHES.relative_to(ROOT)}
 """
 
 
@@ -34,6 +45,18 @@ def closure(requirements: list[str]) -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
+def with_hashes(lock: Path) -> list[str]:
+    "A line for each package of the lock file: name==version and the SHA-256 of its file, which pip reads or fetches."
+    words = ["-q", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "-r", str(lock)]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", *words], stdout=subprocess.PIPE, check=True)
+    lines = {}
+    for taken in json.loads(done.stdout)["install"]:
+        name, version = canonicalize_name(taken["metadata"]["name"]), taken["metadata"]["version"].partition("+")[0]
+        sha256 = taken["download_info"]["archive_info"]["hashes"]["sha256"]
+        lines[name] = f"{name}=={version} --hash=sha256:{sha256}\n"
+    return [line for _, line in sorted(lines.items())]
+
+
 if __name__ == "__main__":
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
@@ -43,3 +66,5 @@ if __name__ == "__main__":
     lines = [f"{name}=={version}\n" for name, version in closure(requirements).items()]
     (ROOT / "requirements.lock").write_text(HEAD + "".join(lines), encoding="utf-8")
     print(f"requirements.lock: {len(lines)} packages")
+    HASHES.write_text(HASHES_HEAD + "".join(with_hashes(ROOT / "requirements.lock")), encoding="utf-8")
+    print(f"{HASHES.relative_to(ROOT)}: the same with hashes")

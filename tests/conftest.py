@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def tiny_encoder(tmp_path_factory) -> str:
     return str(folder)
 
 
+def processes(mark: str) -> list[int]:
+    "The living processes whose environment holds `mark`."
+    numbers = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes() and b") Z " not in (path.parent / "stat").read_bytes():
+                numbers.append(int(path.parent.name))
+        except OSError:  # it has ended meanwhile
+            pass
+    return numbers
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"{what} did not happen in {seconds} seconds"
+        time.sleep(0.02)
+
+
 def untrained(encoder: str, **changes) -> "SpanBinder":  # noqa: F821
     "A small student on an encoder, always with the same weights."
     import torch
@@ -103,6 +123,8 @@ SMALL = {
 }
 
 
+# Where a test runs 12_filter and 13_select and asks nothing of the filter: no e5, which takes 7 s to load.
+LIGHT_FILTER = {"encoder": "char", "epochs": 1, "batch": 8, "max_length": 200}
 CHEAP = {"40_confidence": {"folds": 0}, "41_label_language": {"encoder": "minilm"}}
 
 
@@ -128,6 +150,28 @@ def finerweb(environment) -> Callable[..., subprocess.CompletedProcess]:
         command = [sys.executable, "-m", "finerweb", *map(str, words)]
         options = dict(capture_output=True, encoding="utf-8", timeout=1200)
         return subprocess.run(command, cwd=cwd, env=environment | more, input=text, **options)
+
+    return call
+
+
+@pytest.fixture
+def finerweb_here(environment, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    "As `finerweb`, in this process, for commands that begin no task: Python and its imports take 2 s."
+    from typer.testing import CliRunner
+
+    from finerweb.languages import use_languages
+    from finerweb.runner.cli import app
+
+    def call(cwd: Path, *words: object) -> subprocess.CompletedProcess:
+        with monkeypatch.context() as patched:
+            patched.chdir(cwd)
+            patched.delenv("FINERWEB_HOME", raising=False)
+            for name in ("HOME", "COLUMNS", "NO_COLOR"):
+                patched.setenv(name, environment[name])
+            ended = CliRunner().invoke(app, [str(word) for word in words])
+        use_languages([])  # a run's own, which the next command does not know
+        assert ended.exception is None or isinstance(ended.exception, SystemExit), repr(ended.exception)
+        return subprocess.CompletedProcess(words, ended.exit_code, ended.stdout, ended.stderr)
 
     return call
 
@@ -162,3 +206,22 @@ def finished(tmp_path_factory, finerweb) -> tuple[Path, subprocess.CompletedProc
     done = subprocess.CompletedProcess("run", *json.loads(record.read_text(encoding="utf-8")))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "`small_disk(size)`: a folder with room for `size` bytes; called again, the same folder with another size."
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: int, *more: str) -> Path:
+        options = ",".join([f"size={size}", *(["remount"] if os.path.ismount(disk) else []), *more])
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            pytest.skip(f"cannot mount a small disk: {ended.stderr.strip()[:100]}")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -267,9 +267,9 @@ HOSTILE += ["ก" * 50_000, "\x00" * 100_000, "🇰" * 30_000, "." * 100_000]
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_takes_seconds_at_most(text):
-    mentions = [Mention(text[: 1 + n], "x") for n in range(30)]
+    mentions = [Mention(text[: 1 + n], "x") for n in range(0, 30, 3)]
     mentions += [Mention(text[:20_000], "x"), Mention("“" * 10_000, "x")]
-    assert seconds(text, mentions) < 30.0
+    assert seconds(text, mentions) < 15.0
 
 
 # What a teacher tidies up while it copies

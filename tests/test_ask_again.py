@@ -52,16 +52,17 @@ def asked(work) -> int:
 
 
 @pytest.fixture
-def run(tmp_path, finerweb, profile_file):
-    "(run(*words): the finished command for the ratings of one language, the server's address)"
+def run(tmp_path, finerweb, finerweb_here, profile_file):
+    """(run(*words): the finished command for the ratings of one language, the server's address); with `here`, a command
+    that begins no task, in this process."""
     pytest.importorskip("openai", reason="needs the client of endpoints")
     Rater.mended, Rater.stubborn, Rater.requests = False, "", 0
     with serving(Rater) as address:
         teachers = [WEAK, MINE | {"base_url": address}]
         profile = profile_file(tmp_path, "small", languages=["eng"], teachers=teachers, students=[], benchmarks=[])
 
-        def call(*words: object, stages: str = "11_rate/eng/mine"):
-            return finerweb(tmp_path, "run", profile, "--stages", stages, *words)
+        def call(*words: object, stages: str = "11_rate/eng/mine", here: bool = False):
+            return (finerweb_here if here else finerweb)(tmp_path, "run", profile, "--stages", stages, *words)
 
         yield call, address
 
@@ -82,7 +83,7 @@ def test_a_server_that_answers_in_a_wrong_form_is_mended_and_asked_again(run, tm
 
     Rater.mended = True
     assert asked(lambda: done.append(call())) == 0 and done[-1].returncode == 1, "the ledger has the same replies"
-    assert asked(lambda: done.append(call("--ask-again", "refused", "--dry-run"))) == 0
+    assert asked(lambda: done.append(call("--ask-again", "refused", "--dry-run", here=True))) == 0
     cost = re.search(r"11_rate, mine: 6 requests are asked again, at most ([\d.]+) US dollars", done[-1].stdout)
     assert cost, done[-1].stdout + done[-1].stderr
 
@@ -99,7 +100,7 @@ def test_a_server_that_answers_in_a_wrong_form_is_mended_and_asked_again(run, tm
     assert read_meta(tmp_path / "runs/small/11_rate/eng/mine")["rows"] == 6
     assert asked(lambda: done.append(call("--ask-again", "refused"))) == 0 and done[-1].returncode == 0
     assert "nothing is asked again" in done[-1].stdout
-    wrong = call("--ask-again", "refusd")
+    wrong = call("--ask-again", "refusd", here=True)
     assert wrong.returncode == 2 and "--ask-again refusd: expected refused" in wrong.stderr
 
 
@@ -109,7 +110,7 @@ def test_a_server_that_is_down_is_known_before_the_first_task(run, tmp_path, fin
     profile = tmp_path / "small.yaml"
     written = profile.read_text(encoding="utf-8")
     profile.write_text(written.replace(address, "http://127.0.0.1:9/v1"), encoding="utf-8")
-    down = call()
+    down = call(here=True)
     assert down.returncode == 2 and not (tmp_path / "runs/small/10_corpus").exists(), "nothing was begun"
     words = ("nobody answers at http://127.0.0.1:9/v1, the address of teacher 'mine'", "11_rate eng/mine", "base_url")
     assert all(w in down.stderr for w in words), down.stderr
@@ -191,14 +192,14 @@ def test_at_most_covers_the_worst_run_of_a_stage(tmp_path, batch, labels):
         assert 0.3 * estimated[stage]["money_at_most"] < booked <= estimated[stage]["money_at_most"] * (1 + 1e-9), stage
 
 
-def test_estimate_says_what_a_cap_will_do_and_why_a_server_of_ones_own_is_free(tmp_path, finerweb, profile_file):
+def test_estimate_says_what_a_cap_will_do_and_why_a_server_of_ones_own_is_free(tmp_path, finerweb_here, profile_file):
     far = MINE | {"base_url": "https://llm.example.org/v1"}
     near = {"name": "near", "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     changes = dict(languages=["eng"], students=[], benchmarks=[])
     shown = {}
     for cap in (0.001, 0.02, 99.0):
         profile = profile_file(tmp_path, f"cap{cap}", teachers=[near, far | {"cap": cap}], **changes)
-        shown[cap] = finerweb(tmp_path, "estimate", profile).stdout
+        shown[cap] = finerweb_here(tmp_path, "estimate", profile).stdout
         assert "near costs 0: its base_url http://127.0.0.1:9/v1 is a server of one's own" in shown[cap], shown[cap]
     assert "mine has a cap of 0.00 US dollars and will stop there" in shown[0.001]
     assert re.search(r"mine has a cap of 0.02 US dollars, and may cost [\d.]+ at most: at its cap the run", shown[0.02])

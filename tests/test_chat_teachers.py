@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from chat_server import ChatHandler, fences, serving
+from conftest import LIGHT_FILTER, SMALL
 
 from finerweb.data import Entity, read_rows
 from finerweb.models.paper_merge import span_overlap
@@ -71,7 +72,9 @@ def runs(tmp_path_factory, finerweb, profile_file) -> dict[str, SimpleNamespace]
     with serving(Teachers) as address:
         common = {"kind": "endpoint", "base_url": address}
         teachers = [{"name": n, "model": n, "api_key_env": f"KEY_{n}"} | common for n in NAMES]
-        profile = profile_file(folder, RUN, languages=LANGUAGES, teachers=teachers, students=[], benchmarks=[])
+        stages = SMALL["stages"] | {"12_filter": LIGHT_FILTER}
+        changes = dict(languages=LANGUAGES, teachers=teachers, students=[], benchmarks=[], stages=stages)
+        profile = profile_file(folder, RUN, **changes)
         for policy in ("default", "paper"):
             home = folder / policy
             if policy == "paper":

@@ -267,14 +267,14 @@ def test_too_few_passages_and_no_rows_are_noted(here):
     assert read_meta(output_folder("", "r", "17_translate", ("swh",)))["notes"] == ["1 of 5 labels"]
 
 
-def test_a_selection_that_kept_too_few_says_so(finished, finerweb, profile_file, tmp_path):
+def test_a_selection_that_kept_too_few_says_so(finished, finerweb, finerweb_here, profile_file, tmp_path):
     folder, _ = finished
     shutil.copytree(folder / "runs", tmp_path / "runs")
     profile_file(tmp_path)
     ended = finerweb(tmp_path, "run", "small.yaml", "--stages", "13_select/swh", "--set", "13_select.passages=200")
     assert ended.returncode == DONE, ended.stdout + ended.stderr
     assert "note 13_select swh: 18 of 200 passages, from 18 documents; the source ends there" in ended.stdout
-    assert "18 of 200 passages" in finerweb(tmp_path, "status").stdout
+    assert "18 of 200 passages" in finerweb_here(tmp_path, "status").stdout
 
 
 # --- profiles and languages
@@ -351,19 +351,19 @@ def test_help_and_version_say_what_there_is(here):
     assert "Did you mean 'status'" in CliRunner().invoke(app, ["sattus"]).stderr
 
 
-def test_status_explains_its_columns_and_counts_what_failed(finished, finerweb, tmp_path):
+def test_status_explains_its_columns_and_counts_what_failed(finished, finerweb_here, tmp_path):
     folder, _ = finished
     shutil.copytree(folder / "runs", tmp_path / "runs")
     run = tmp_path / "runs" / "small"
     for place, error in (("16_merge/swh", "OSError: full"), ("17_translate/swh", "not begun: needs 16_merge swh")):
         (run / place / "meta.json").unlink()
         (run / place / "error.txt").write_text(error)
-    shown = finerweb(tmp_path, "status").stdout
+    shown = finerweb_here(tmp_path, "status").stdout
     assert "done: by this command" in shown and "waits: for one that failed" in shown
     cells = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines() if "│" in line]
     rows = {row[1]: row[2:6] for row in cells}
     assert rows["16_merge"] == ["", "1", "1", ""] and rows["17_translate"] == ["", "1", "", "1"]
-    assert "did you mean small?" in finerweb(tmp_path, "status", "--run", "smal").stderr
+    assert "did you mean small?" in finerweb_here(tmp_path, "status", "--run", "smal").stderr
 
 
 def test_predict_prints_its_lines_and_nothing_else(finished, finerweb):

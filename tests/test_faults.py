@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import LIGHT_FILTER
 from typer.testing import CliRunner
 
 from finerweb.data import asset
@@ -353,7 +354,7 @@ def test_bad_documents_are_dropped_with_a_reason_and_the_others_go_on(finerweb, 
     expected = hostile_pages(pages)
     stages = {
         "10_corpus": {"documents": 50},
-        "12_filter": {"epochs": 1, "batch": 8, "max_length": 200},
+        "12_filter": LIGHT_FILTER,
         "13_select": {"passages": 50, "threshold": -99.0, "max_length": 200},
     }
     profile_file(tmp_path, languages=["swh"], students=[], benchmarks=[], stages=stages)
@@ -384,25 +385,6 @@ def test_bad_documents_are_dropped_with_a_reason_and_the_others_go_on(finerweb, 
 
 
 # --- disks and folders
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    "`small_disk(size)`: a folder with room for `size` bytes; called again, the same folder with another size."
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(size: int, *more: str) -> Path:
-        options = ",".join([f"size={size}", *(["remount"] if os.path.ismount(disk) else []), *more])
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            pytest.skip(f"cannot mount a small disk: {ended.stderr.strip()[:100]}")
-        return disk
-
-    yield mount
-    if os.path.ismount(disk):
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 needs_mount = pytest.mark.skipif(

@@ -168,30 +168,34 @@ def test_a_filter_and_a_student_begin_from_an_encoder_with_only_a_sentencepiece_
     assert entities and all(TEXTS[0][e.start : e.end].strip() for e in entities)
 
 
-@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
-def test_a_missing_package_for_a_sentencepiece_file_is_named(tmp_path, package):
-    folder = make_sentencepiece_encoder(tmp_path / "encoder")
-    hide = f"import sys; sys.modules[{package!r}] = None"
-    load = f"{hide}\nfrom finerweb.models.encoders import load_encoder\nload_encoder({str(folder)!r})"
-    process = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
-    assert (
-        process.returncode == 1 and "takes the packages sentencepiece and protobuf" in process.stderr.splitlines()[-1]
-    ), process.stderr
+LOAD_BOTH = """
+import json, sys
+sys.modules[{package!r}] = None
+from finerweb.models.encoders import load_encoder
+from finerweb.models.filter_model import load_filter
+for load, folder in ((load_encoder, {encoder!r}), (load_filter, {filter!r})):
+    try:
+        load(folder)
+    except Exception as error:
+        print(json.dumps(f"{{type(error).__name__}}: {{error}}"))
+"""
 
 
 @pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
-def test_a_missing_package_is_named_for_a_released_filter_with_only_a_sentencepiece_file(tmp_path, package):
+def test_a_missing_package_for_an_encoder_or_a_released_filter_with_only_a_sentencepiece_file_is_named(
+    tmp_path, package
+):
     from transformers import AutoModelForSequenceClassification
 
-    encoder, folder = make_sentencepiece_encoder(tmp_path / "encoder"), tmp_path / "filter"
-    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(folder)
-    (encoder / "spm.model").rename(folder / "spm.model")
-    hide = f"import sys; sys.modules[{package!r}] = None"
-    load = f"{hide}\nfrom finerweb.models.filter_model import load_filter\nload_filter({str(folder)!r})"
-    process = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
-    message = process.stderr.splitlines()[-1]
-    assert process.returncode == 1 and message.startswith("ValueError: filter"), process.stderr
-    assert "takes the packages sentencepiece and protobuf" in message and "tiktoken" not in message
+    encoder, released = make_sentencepiece_encoder(tmp_path / "encoder"), tmp_path / "filter"
+    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(released)
+    shutil.copy(encoder / "spm.model", released)
+    code = LOAD_BOTH.format(package=package, encoder=str(encoder), filter=str(released))
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    of_encoder, of_filter = map(json.loads, process.stdout.splitlines())
+    assert all("takes the packages sentencepiece and protobuf" in message for message in (of_encoder, of_filter))
+    assert of_filter.startswith("ValueError: filter") and "tiktoken" not in of_filter
 
 
 # --- a released filter
@@ -658,7 +662,7 @@ def scores_of(run: Path, *key: str) -> dict:
     return json.loads(run.joinpath("12_filter", *key, "scores.json").read_text())
 
 
-def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_path, finished, finerweb):
+def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_path, finished, finerweb, finerweb_here):
     from finerweb.models.scoring import score_passages
 
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
@@ -691,19 +695,19 @@ def test_a_run_with_a_released_filter_trains_nothing_and_selects_with_it(tmp_pat
     make_released(tmp_path / "released", seed=2)
     again = finerweb(tmp_path, *words, "12_filter")
     assert again.returncode == 0 and "done 12_filter" in again.stdout  # another filter in the same folder
-    plan = finerweb(tmp_path, *words, "13_select", "--dry-run").stdout.replace("│", " ").splitlines()
+    plan = finerweb_here(tmp_path, *words, "13_select", "--dry-run").stdout.replace("│", " ").splitlines()
     up_to_date = {line[0]: line[1:3] for line in map(str.split, plan) if len(line) >= 3}
     assert up_to_date["12_filter"] == ["1", "1"] and up_to_date["13_select"] == [
         "1",
         "0",
     ]  # which the selection is then made with
-    misspelt = finerweb(tmp_path, "run", "small.yaml", "--filter", "relaesed")
+    misspelt = finerweb_here(tmp_path, "run", "small.yaml", "--filter", "relaesed")
     assert misspelt.returncode == 2 and "no filter 'relaesed'" in misspelt.stderr and misspelt.stderr.count("\n") == 1
 
 
-def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finished, finerweb):
+def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finished, finerweb, finerweb_here):
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
-    grid = {"task": ["binary", "multiclass"], "seed": [1], "trained": "head", "teacher": "lexicon"}
+    grid = {"task": ["binary", "multiclass"], "seed": [1], "trained": "head", "teacher": "lexicon", "encoder": "char"}
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small", "filter": grid}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     process = finerweb(tmp_path, "run", "grid.yaml", "--languages", "swh", "--stages", "12_filter,13_select")
@@ -715,7 +719,7 @@ def test_a_grid_in_a_run_has_a_task_a_cell_a_table_and_a_figure(tmp_path, finish
         for c in cells
     )
     assert "12_filter/binary-1" in json.loads((run / "13_select" / "swh" / "meta.json").read_text())["inputs"]
-    status = finerweb(tmp_path, "status", "--run", "small")
+    status = finerweb_here(tmp_path, "status", "--run", "small")
     assert status.returncode == 0 and "12_filter" in status.stdout
 
 
@@ -730,7 +734,7 @@ def test_a_killed_12_filter_leaves_a_checkpoint_that_the_next_run_goes_on_with(
     shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "small" / "12_filter")
     profile = yaml.safe_load((finished[0] / "small.yaml").read_text()) | {"name": "small"}
-    profile["stages"]["12_filter"] = {"epochs": 12, "patience": 12, "batch": 2, "max_length": 400}
+    profile["stages"]["12_filter"] = {"epochs": 6, "patience": 6, "batch": 2, "max_length": 200}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
     words = ("run", "long.yaml", "--stages", "12_filter")
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -84,7 +84,7 @@ def run(tmp_path_factory, finerweb, profile_file) -> tuple[Path, subprocess.Comp
     (texts / "ltz.jsonl").write_text("\n".join(rows))
     stages = {
         "10_corpus": {"min_words": 8},
-        "12_filter": {"trained": "head"},
+        "12_filter": {"trained": "head", "encoder": "char"},
         "13_select": {"min_words": 8, "processes": 2, "threshold": -9.0, "similarity": 1.0},
     }
     roles = dict(teachers=[LEXICON, YEARS], judge="years", translator="years", students=[], benchmarks=[])
@@ -112,11 +112,11 @@ def test_a_language_of_the_profile_goes_through_all_stages(run):
     assert sum(int(row.split(",")[2]) for row in rows[1:]) == 91
 
 
-def test_status_and_the_list_of_languages_know_the_runs_own(run, finerweb, tmp_path):
+def test_status_and_the_list_of_languages_know_the_runs_own(run, finerweb_here, tmp_path):
     folder, _ = run
-    ended = finerweb(tmp_path, "status", "--home", folder / "runs", "--each")
+    ended = finerweb_here(tmp_path, "status", "--home", folder / "runs", "--each")
     assert re.search(r"study: (\d+) of \1 tasks up to date", ended.stdout) and " ltz " in ended.stdout
-    ended = finerweb(tmp_path, "languages", "--profile", folder / "study.yaml")
+    ended = finerweb_here(tmp_path, "languages", "--profile", folder / "study.yaml")
     assert "│ ltz  │ Luxembourgish " in ended.stdout
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import LIGHT_FILTER, SMALL
 
 from finerweb.corpus import TextFiles, notes_on_files, notes_on_identifiers
 from finerweb.data import asset
@@ -376,7 +377,8 @@ def published(folder: Path) -> tuple[str, str]:
 
 def test_two_documents_make_a_dataset_whose_card_names_its_licence(finerweb, profile_file, tmp_path):
     source = written(tmp_path / "in", "texts.jsonl", [{"text": row["text"]} for row in sample("eng")[:2]])
-    profile = profile_file(tmp_path, languages=["eng"], students=[], benchmarks=[])
+    stages = SMALL["stages"] | {"12_filter": LIGHT_FILTER}
+    profile = profile_file(tmp_path, languages=["eng"], students=[], benchmarks=[], stages=stages)
     words = ("run", profile, "--source", source, "--stages", "20_publish")
     done = finerweb(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -437,8 +439,9 @@ def test_few_ratings_are_split_and_told_of():
 
 def test_a_filter_learns_from_two_documents_by_its_head_too(finerweb, profile_file, tmp_path):
     source = written(tmp_path / "in", "texts.jsonl", [{"text": row["text"]} for row in sample("eng")[:2]])
-    profile = profile_file(tmp_path, languages=["eng"], students=[], benchmarks=[])
-    words = ("--source", source, "--stages", "12_filter", "--set", "12_filter.trained=head")
+    stages = SMALL["stages"] | {"12_filter": LIGHT_FILTER | {"trained": "head"}}
+    profile = profile_file(tmp_path, languages=["eng"], students=[], benchmarks=[], stages=stages)
+    words = ("--source", source, "--stages", "12_filter")
     done = finerweb(tmp_path, "run", profile, *words)
     assert done.returncode == 0, done.stdout + done.stderr
 

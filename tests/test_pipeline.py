@@ -16,6 +16,7 @@ import papermill
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import processes, wait_for
 
 from finerweb.languages import packaged_languages
 from finerweb.dataset.card import described
@@ -297,7 +298,7 @@ def test_a_variant_that_no_language_has_is_left_out_aloud(copied_run, tmp_path):
     assert made & VARIANTS == {variant for variant in VARIANTS if "-english-" in variant}
 
 
-def test_a_published_run_goes_into_other_formats_and_comes_back_the_same(finished, finerweb, tmp_path):
+def test_a_published_run_goes_into_other_formats_and_comes_back_the_same(finished, finerweb, finerweb_here, tmp_path):
     folder, _ = finished
     ended = finerweb(folder, "export", "small", "--format", "conll,spans", "--to", str(tmp_path / "out"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -310,7 +311,7 @@ def test_a_published_run_goes_into_other_formats_and_comes_back_the_same(finishe
             rows = read_rows(folder / "runs/small/20_publish/merged-english-passages" / language / "train.parquet")
             back = {row["id"]: row for row in read_rows(tmp_path / f"back-{form}" / language / "train.parquet")}
             assert {row["id"]: row for row in rows} == back
-    ended = finerweb(folder, "export", "small/merged", "--to", str(tmp_path / "none"))
+    ended = finerweb_here(folder, "export", "small/merged", "--to", str(tmp_path / "none"))
     assert ended.returncode == 2 and "it has filter, lexicon-english-passages" in ended.stderr
 
 
@@ -361,25 +362,6 @@ def test_the_same_bytes_again_make_nothing_else_out_of_date(small_run, copied_ru
 
 
 # --- killed
-
-
-def processes(mark: str) -> list[int]:
-    "The living processes whose environment holds `mark`."
-    numbers = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in path.read_bytes() and b") Z " not in (path.parent / "stat").read_bytes():
-                numbers.append(int(path.parent.name))
-        except OSError:  # it has ended meanwhile
-            pass
-    return numbers
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, f"{what} did not happen in {seconds} seconds"
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
@@ -466,21 +448,21 @@ def test_a_notebook_opened_alone_makes_only_what_it_reads_and_shows_how_far_it_i
 # --- the other words of the command line
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(small_run, finerweb, tmp_path):
-    ended = finerweb(tmp_path, "run", "demo", "--dry-run", "--stages", "13_select", "--languages", "swh,tha")
+def test_a_dry_run_shows_the_plan_and_writes_nothing(small_run, finerweb_here, tmp_path):
+    ended = finerweb_here(tmp_path, "run", "demo", "--dry-run", "--stages", "13_select", "--languages", "swh,tha")
     ratings = r"11_rate +│ 4 +│ 0 +│ swh/lexicon, swh/patterns, tha/lexicon, tha/patterns"
     assert ended.returncode == 0 and re.search(ratings, ended.stdout)
     assert "14_annotate" not in ended.stdout and list(tmp_path.iterdir()) == []
     before = state(small_run)
     words = ("--set", "15_align.policy=default", "--set", "18_sentences.longest=50")
-    ended = finerweb(small_run.parent.parent, "run", "small.yaml", "--dry-run", *words)
+    ended = finerweb_here(small_run.parent.parent, "run", "small.yaml", "--dry-run", *words)
     assert re.search(r"18_sentences +│ 2 +│ 0 ", ended.stdout) and re.search(r"15_align +│ 4 +│ 4 ", ended.stdout)
     assert state(small_run) == before
 
 
-def test_status_tells_what_a_run_holds(finished, finerweb):
+def test_status_tells_what_a_run_holds(finished, finerweb_here):
     folder, _ = finished
-    ended = finerweb(folder, "status", "--run", "small")
+    ended = finerweb_here(folder, "status", "--run", "small")
     assert ended.returncode == 0 and re.search(r"small: 29 of 3\d tasks up to date", ended.stdout)
     assert re.search(r"13_select +│ +│ 2 ", ended.stdout) and "tiny" in ended.stdout
     expected, documents, rows = [], 0, 0
@@ -489,9 +471,9 @@ def test_status_tells_what_a_run_holds(finished, finerweb):
         expected.append((language, str(meta["counts"]["documents_read"]), str(meta["rows"])))
         documents, rows = documents + meta["counts"]["documents_read"], rows + meta["rows"]
     expected.append(("all", str(documents), str(rows)))
-    each = finerweb(folder, "status", "--run", "small", "--each").stdout
+    each = finerweb_here(folder, "status", "--run", "small", "--each").stdout
     assert re.findall(r"^ (eng|swh|all) +(\d+) +[\d,]+ +(\d+) +-?\d.*", each, re.MULTILINE) == expected
-    ended = finerweb(folder, "status", "--run", "smal")
+    ended = finerweb_here(folder, "status", "--run", "smal")
     assert ended.returncode == 2 and "there is small" in ended.stderr
 
 
@@ -515,7 +497,7 @@ def test_predict_tells_where_entities_are(small_run, finerweb, tmp_path):
         assert label in ("person", "location") and 0 <= float(score) <= 1
 
 
-def test_predict_keeps_an_entity_on_a_line(small_run, finerweb, tmp_path):
+def test_predict_keeps_an_entity_on_a_line(small_run, finerweb, finerweb_here, tmp_path):
     student, text = small_run / "33_binder/tiny", "Nairobi\tni mji\nmkuu wa Kenya\\."
     words = ("predict", student, "--labels", "person, location", "--threshold", "0")
     ended = finerweb(tmp_path, *words, text)
@@ -525,10 +507,11 @@ def test_predict_keeps_an_entity_on_a_line(small_run, finerweb, tmp_path):
         written = text[int(start) : int(end)].replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
         assert mention == written
     assert any("\\t" in row[-1] or "\\n" in row[-1] for row in rows)
-    objects = [json.loads(line) for line in finerweb(tmp_path, *words, "--format", "jsonl", text).stdout.splitlines()]
+    shown = finerweb_here(tmp_path, *words, "--format", "jsonl", text).stdout
+    objects = [json.loads(line) for line in shown.splitlines()]
     assert [(o["start"], o["end"], o["mention"]) for o in objects] == [
         (int(row[1]), int(row[2]), text[int(row[1]) : int(row[2])]) for row in rows
     ]
     for wrong in (("--threshold", "2"), ("--format", "xml")):
-        ended = finerweb(tmp_path, *words[:4], *wrong, "Kenya")
+        ended = finerweb_here(tmp_path, *words[:4], *wrong, "Kenya")
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and wrong[0] in ended.stderr

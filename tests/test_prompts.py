@@ -591,7 +591,7 @@ def endpoint():
         yield address
 
 
-def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):
+def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb_here):
     """On a copy of a finished run one chat teacher rates and annotates, and another translates and judges.
     The second run does only what the first left."""
     pytest.importorskip("openai", reason="needs the client of endpoints")
@@ -641,7 +641,7 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):
     assert list(after) == ["14_annotate"], "the rest is done"
     assert after["14_annotate"]["completion_tokens"] == 4 * 9 * 3 / 4, "as those that came; one of four did not"
     assert not after["14_annotate"]["assumed"]
-    shown = finerweb(tmp_path, "status").stdout
+    shown = finerweb_here(tmp_path, "status").stdout
     assert re.search(rf"chat\D+{sum(kinds.values())}\D", shown), "the failed request was made, too"
     assert kinds["justification"] == meta("11_rate")["rows"] == meta("11_rate")["counts"]["parsed"] == 6
     assert meta("14_annotate")["rows"] == 3 and meta("14_annotate")["dropped"] == {"unanswered": 1}
@@ -659,11 +659,11 @@ def test_the_stages_with_an_endpoint(endpoint, tmp_path, finished, finerweb):
     assert meta("14_annotate")["rows"] == 4 and not meta("14_annotate")["dropped"]
 
 
-def test_what_a_run_would_cost_is_told_before_anything_is_there(tmp_path, finerweb, profile_file):
+def test_what_a_run_would_cost_is_told_before_anything_is_there(tmp_path, finerweb_here, profile_file):
     chat = {"name": "chat", "kind": "endpoint", "model": "some-model", "base_url": "https://llm.example.org/v1"}
     teachers = [*WEAK, chat | {"price_in": 1.0, "price_out": 2.0, "cap": 0.001}]
     changes = {"translator": GOOGLE, "languages": ["eng", "tha"], "students": [], "benchmarks": []}
-    priced = finerweb(tmp_path, "estimate", profile_file(tmp_path, "priced", teachers=teachers, **changes))
+    priced = finerweb_here(tmp_path, "estimate", profile_file(tmp_path, "priced", teachers=teachers, **changes))
     assert priced.returncode == 0 and not (tmp_path / "runs").exists(), priced.stderr
 
     def numbers(stage: str, teacher: str, language: str) -> tuple[int, int]:
@@ -679,12 +679,12 @@ def test_what_a_run_would_cost_is_told_before_anything_is_there(tmp_path, finerw
     (english_calls, _), (thai_calls, _) = (numbers("17_translate", "google", x) for x in ("eng", "tha"))
     assert english_calls == 0 < thai_calls, "English is not translated"
     assert "cap of 0.00 US dollars and will stop" in priced.stdout and "texts, replies" in priced.stdout
-    unpriced = finerweb(tmp_path, "estimate", profile_file(tmp_path, "unpriced", teachers=[*WEAK, chat]))
+    unpriced = finerweb_here(tmp_path, "estimate", profile_file(tmp_path, "unpriced", teachers=[*WEAK, chat]))
     assert "no price" in unpriced.stdout
     no_model = [*WEAK, chat | {"model": ""}]
-    wrong = finerweb(tmp_path, "estimate", profile_file(tmp_path, "wrong", teachers=no_model))
+    wrong = finerweb_here(tmp_path, "estimate", profile_file(tmp_path, "wrong", teachers=no_model))
     assert wrong.returncode == 2 and "needs `model`" in wrong.stderr
-    assert "costs nothing" in finerweb(tmp_path, "estimate", "demo").stdout
+    assert "costs nothing" in finerweb_here(tmp_path, "estimate", "demo").stdout
 
 
 def test_a_cheaper_way_to_ask_leaves_what_is_done():

@@ -202,6 +202,16 @@ def test_locked_versions_are_in_the_ranges():
             )
 
 
+def test_every_locked_version_has_the_hash_of_its_file():
+    lines = lambda path: [x for x in path.read_text(encoding="utf-8").splitlines() if x and not x.startswith("#")]
+    locked, files = lines(ROOT / "requirements.lock"), sorted((ROOT / ".ci").glob("requirements-*.txt"))
+    assert files
+    for path in files:
+        hashed = lines(path)
+        assert [x.split()[0] for x in hashed] == locked, f"{path.name} is not of requirements.lock: make lock"
+        assert all(re.fullmatch(r"\S+ --hash=sha256:[0-9a-f]{64}", x) for x in hashed)
+
+
 TOP = "settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE CITATION.cff CONTRIBUTING.md Makefile".split()
 TOP += "environment.yml requirements.lock .ruff.toml".split()
 NESTED = [

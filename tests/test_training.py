@@ -526,8 +526,10 @@ def test_the_card_lies_in_the_folder_and_goes_to_the_hub(tiny_encoder, tmp_path,
 
 def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, dict, str]:
     "(what 33_binder printed, its counts, its card) for sentences of one text in each language, by papermill."
+    import nbformat
     import papermill
 
+    folder.mkdir(exist_ok=True)
     blank = dict.fromkeys(schema("18_sentences").names)
     home = {"home": str(folder), "run": "small"}
     for code, text in texts.items():
@@ -539,7 +541,15 @@ def train_on(folder, root, texts: dict[str, str], **parameters) -> tuple[str, di
     settings = dict(student="one", languages=list(texts), steps=1, batch=2, size=8)
     settings |= dict(encoder="minilm", other_encoder="char", label_encoder="minilm")
     parameters = home | settings | parameters
-    ran = papermill.execute_notebook(root / "nbs" / "33_binder.ipynb", str(folder / "out.ipynb"), parameters=parameters)
+    # The lessons, which `make lessons` runs, train students of their own; here only the stage is of interest.
+    notebook = nbformat.read(root / "nbs" / "33_binder.ipynb", 4)
+    stage = ("#| export", "#| eval: false")
+    wanted = lambda c: c.source.startswith(stage) or "parameters" in c.metadata.get("tags", ())
+    notebook.cells = [cell for cell in notebook.cells if wanted(cell)]
+    nbformat.write(notebook, folder / "stage.ipynb")
+    ran = papermill.execute_notebook(
+        str(folder / "stage.ipynb"), str(folder / "out.ipynb"), parameters=parameters, progress_bar=False
+    )
     printed = "".join(o.get("text", "") for c in ran.cells for o in c.get("outputs", ()) if o.get("name") == "stdout")
     done = folder / "small" / "33_binder" / "one"
     meta = json.loads((done / "meta.json").read_text(encoding="utf-8"))

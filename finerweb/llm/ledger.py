@@ -62,6 +62,8 @@ class Ledger:
             if version == 0:
                 self.connect().executescript(_TABLES)
         except sqlite3.DatabaseError as error:
+            if _is_busy(error):
+                raise TimeoutError(f"{self.path} is locked by another process; end that and run again") from error
             message = f"{self.path} cannot be used as a ledger ({error}); move it away, or give another home"
             raise ValueError(message) from error
 
@@ -83,12 +85,33 @@ class Ledger:
         return self.path.with_name(f".{self.path.name}-{owner}.lock")
 
 # %% ../../nbs/04_llm/02_ledger.ipynb #53973ac4
+def _is_busy(error: sqlite3.Error) -> bool:
+    "Whether an error means that another process has the ledger for itself."
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY
+
+
+def _begun(connection: sqlite3.Connection) -> bool:
+    "Begins a transaction; False where another process did not end its own in a minute."
+    try:
+        connection.execute("begin immediate")
+    except sqlite3.OperationalError as error:
+        if not _is_busy(error):
+            raise
+        return False
+    return True
+
+
 @patch
 @contextmanager
-def transaction(self: Ledger) -> Iterator[sqlite3.Connection]:
-    "One transaction: all of its block is written, or nothing where the block raises."
+def transaction(self: Ledger, *, patient: bool = False) -> Iterator[sqlite3.Connection]:
+    """One transaction: all of its block is written, or nothing where the block raises. While another process holds the
+    ledger it waits for a minute and raises TimeoutError; a `patient` one waits until it is free."""
     connection = self.connect()
-    connection.execute("begin immediate")
+    while not _begun(connection):
+        message = f"{self.path} is locked by another process, perhaps by one that is stopped"
+        if not patient:
+            raise TimeoutError(f"{message}; end that and run again")
+        print(f"{message}; waiting for it", flush=True)
     try:
         yield connection
     except BaseException:
@@ -127,7 +150,7 @@ def keep(
     """Keeps a reply (unless it is a failure), books its tokens and its `money`, and ends the claim on its request.
     All three are one transaction."""
     tokens = (reply.prompt_tokens, reply.completion_tokens)
-    with ledger.transaction() as db:
+    with ledger.transaction(patient=True) as db:  # the reply is paid for
         if not reply.error:
             row = (key, model, revision, reply.text, reply.finish_reason, *tokens, reply.reasoning, money, time.time())
             db.execute("insert or ignore into replies values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -47,7 +47,7 @@ from .resources import Room
 from .workers import Workers
 from ..sentences import check_splitter
 from ..source.released import open_released
-from ..store import output_folder
+from ..store import check_inside, output_folder
 from ..teachers import check_teacher
 from ..translate import check_translator
 from ..weak.own_teacher import require_methods
@@ -89,7 +89,8 @@ class _Work:
     def fail(self, task: PlannedTask, error: str) -> None:
         "Keeps and reports the error of a task."
         cause, self.errors[task.name] = self.causes.get(task.name), error
-        with suppress(OSError):  # a full disk: the error is reported all the same
+        with suppress(OSError):  # a full disk, a link to elsewhere: the error is reported all the same
+            check_inside(self.home, self.run, task.stage, task.key)
             folder = self.folder(task)
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "error.txt", error)

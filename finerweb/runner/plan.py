@@ -31,7 +31,7 @@ from finerweb.runner.stages import (
 )  # fmt: skip
 from ..source.documents import source_fingerprint
 from ..source.released import released_fingerprint
-from ..store import fingerprint, finished, is_done, output_folder
+from ..store import check_inside, fingerprint, finished, is_done, output_folder
 from ..teachers import can_rate, run_student
 
 # %% ../../nbs/60_runner/02_plan.ipynb #4944b82a
@@ -334,8 +334,11 @@ def up_to_date(task: PlannedTask, home: str, run: str) -> bool:
 
 def standing(task: PlannedTask, home: str, run: str) -> tuple[bool, str]:
     """(whether the output of `task` is up to date, error): the error, else "", is why a source, test set or filter that
-    the task reads is not there."""
+    the task reads is not there, or why the task may not write."""
     try:
-        return up_to_date(task, home, run), ""
+        if done := up_to_date(task, home, run):
+            return done, ""
+        check_inside(home, run, task.stage, task.key)
+        return False, ""
     except (ValueError, OSError) as error:
         return False, f"{type(error).__name__}: {error}"

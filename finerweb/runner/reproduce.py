@@ -46,7 +46,8 @@ def made_with() -> dict:
     machine = {"system": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus.splitlines()}
     with suppress(AttributeError, ValueError, OSError):  # not on every system
         machine["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
-    packages = {d.name: d.version for d in metadata.distributions() if d.name}
+    heads = (distribution.metadata for distribution in metadata.distributions())  # each is parsed when it is asked for
+    packages = {head["Name"]: head["Version"] for head in heads if head["Name"]}
     python = sys.version.split()[0]
     whole = {"finerweb": packages.get("finerweb", ""), "commit": commit, "changed since": changed, "python": python}
     return whole | {"machine": machine, "packages": dict(sorted(packages.items(), key=lambda p: p[0].lower()))}

@@ -118,6 +118,8 @@ def _execute_notebook(task: PlannedTask, folder: Path, home: str, run: str) -> N
     from traitlets.config import Config
 
     folder.mkdir(parents=True, exist_ok=True)
+    for old in ("notebook.ipynb", "kernel.log"):  # a link would be written through
+        (folder / old).unlink(missing_ok=True)
     os.environ[PROGRESS] = str(folder / "progress.json")
     write_progress(folder / "progress.json")
     with open(folder / "kernel.log", "w") as log, tempfile.TemporaryDirectory(prefix="finerweb-") as sockets:
