@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .data import DROPPED, asset, check_rows, dropped_row, read_rows, schema, write_rows, write_text
 from .languages import own_rows, use_languages_of
-from .places import check_inside, output_folder, runs_folder
+from .home.places import check_inside, output_folder, runs_folder
 
 # %% ../nbs/02_store.ipynb #4afb1195
 def notebooks_folder() -> Path:
