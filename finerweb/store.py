@@ -157,9 +157,13 @@ def _deciding(value: object) -> object:
     return [_deciding(v) for v in value] if isinstance(value, list) else value
 
 
+_CUT = {"shard", "shards"}  # parameters that say how the work is cut, not what is made; a shard's key has its number
+
+
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
     "A hash of all that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
-    whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs}
+    deciding = _deciding({name: value for name, value in parameters.items() if name not in _CUT})
+    whole = {"stage": stage, "key": list(key), "parameters": deciding, "inputs": inputs}
     kind = (parameters.get("teacher") or {}).get("kind", "")
     whole |= {"languages": own_rows({*key, *parameters.get("languages", ())})} | code_fingerprint(stage, kind)
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
