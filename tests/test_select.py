@@ -515,9 +515,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     ],
     ids=["the first that pass", "a fixed threshold", "the best", "more than there are"],
 )
-def test_shards_change_no_byte_and_what_they_scored_is_not_scored_again(
-    changes, stage, tmp_path, monkeypatch, capsys
-):
+def test_shards_change_no_byte_and_what_they_scored_is_not_scored_again(changes, stage, tmp_path, monkeypatch, capsys):
     run_here(stage("whole", **changes), monkeypatch)
     whole = tmp_path / "whole/small/13_select/swh"
     meta = json.loads((whole / "meta.json").read_text())

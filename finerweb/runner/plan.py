@@ -206,7 +206,7 @@ def _with_shards(task: PlannedTask, before: list[PlannedTask]) -> list[PlannedTa
         return [task]
     stage, parameter = _CUT_BY[task.stage]
     rows = next(t for t in [task, *before] if (t.stage, t.key) == (stage, task.key[:1])).parameters[parameter]
-    shards = min(shards, ceil(rows / task.parameters["block"]))
+    shards = min(shards, ceil(rows / max(1, task.parameters["block"])))
     if shards < 2:
         return [replace(task, parameters=task.parameters | {"shards": 1})]
     numbers = {n: task.parameters | {"shard": n, "shards": shards} for n in range(shards + 1)}
