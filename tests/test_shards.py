@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from chat_server import ChatHandler, fences, serving
 
-from finerweb.data import lesson_passages
+from finerweb.data import Table, lesson_passages
 from finerweb.runner.asked import ask_again, refusals_of
 from finerweb.runner.estimate import estimate_tasks
 from finerweb.runner.pipeline import run_tasks
@@ -17,6 +17,7 @@ from finerweb.runner.plan import PlannedTask, plan, standing
 from finerweb.runner.profiles import Profile, check_profile
 from finerweb.shards import shard_rows
 from finerweb.store import Task, notebooks_folder, output_folder, read_meta
+from finerweb.teachers import make_teacher
 
 LEXICON, PATTERNS = ({"name": name, "kind": "weak"} for name in ("lexicon", "patterns"))
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,7 @@ def tasks_of(
 
 def annotate_here(home: Path, **parameters) -> None:
     "The stage in this process."
-    names = {}
+    names = {"make_teacher": make_teacher, "Table": Table}  # which its lessons import
     for cell in json.loads((notebooks_folder() / "14_annotate.ipynb").read_text())["cells"]:
         source = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []):
