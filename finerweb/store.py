@@ -157,12 +157,9 @@ def _deciding(value: object) -> object:
     return [_deciding(v) for v in value] if isinstance(value, list) else value
 
 
-_CUT = {"shard", "shards"}  # parameters that say how the work is cut, not what is made; a shard's key has its number
-
-
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
     "A hash of all that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
-    deciding = _deciding({name: value for name, value in parameters.items() if name not in _CUT})
+    deciding = _deciding({k: v for k, v in parameters.items() if k not in ("shard", "shards")})  # how, not what
     whole = {"stage": stage, "key": list(key), "parameters": deciding, "inputs": inputs}
     kind = (parameters.get("teacher") or {}).get("kind", "")
     whole |= {"languages": own_rows({*key, *parameters.get("languages", ())})} | code_fingerprint(stage, kind)
