@@ -134,7 +134,8 @@ def _deciding(value: object) -> object:
 
 def fingerprint(stage: str, key: tuple[str, ...], parameters: dict, inputs: dict[str, str]) -> str:
     "A hash of all that decides the output of `stage` for `key`; `inputs` maps each input to the hash of its content."
-    whole = {"stage": stage, "key": list(key), "parameters": _deciding(parameters), "inputs": inputs}
+    deciding = _deciding({k: v for k, v in parameters.items() if k not in ("shard", "shards")})  # how, not what
+    whole = {"stage": stage, "key": list(key), "parameters": deciding, "inputs": inputs}
     kind = (parameters.get("teacher") or {}).get("kind", "")
     whole |= {"languages": own_rows({*key, *parameters.get("languages", ())})} | code_fingerprint(stage, kind)
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]

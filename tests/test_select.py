@@ -1,15 +1,18 @@
 """Scoring, near duplicates and the selection: the same result in every way, in bounded memory, with hostile pages."""
 
+import contextlib
 import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -448,10 +451,10 @@ def stage(tiny_encoder, one_thread, tmp_path):
     return prepare
 
 
-def run_here(parameters: str, monkeypatch) -> None:
+def run_here(parameters: str, monkeypatch, code: str = STAGE) -> None:
     "The stage in this process, which has its libraries already."
     monkeypatch.setattr(sys, "argv", ["stage", parameters])
-    exec(STAGE, {})
+    exec(code, {})
 
 
 def test_a_killed_selection_goes_on_to_the_same_bytes(stage, environment, tmp_path, monkeypatch, capsys):
@@ -496,3 +499,65 @@ def test_a_filter_that_gives_no_numbers_is_an_error_that_says_so(stage, tiny_enc
     model.save_pretrained(tmp_path / "whole/small/12_filter/model")
     with pytest.raises(ValueError, match="the filter gave no number for any of .* delete its folder, 12_filter"):
         run_here(parameters, monkeypatch)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("dropped.parquet", "rows.parquet", "scores.json")}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"passages": 24},
+        pytest.param({"passages": 24, "best_share": 0.0, "threshold": 0.1}, marks=pytest.mark.long),
+        pytest.param({"passages": 24, "pick": "best", "documents": 130}, marks=pytest.mark.long),
+        pytest.param({"passages": 2000, "documents": 90}, marks=pytest.mark.long),
+    ],
+    ids=["the first that pass", "a fixed threshold", "the best", "more than there are"],
+)
+def test_shards_change_no_byte_and_what_they_scored_is_not_scored_again(changes, stage, tmp_path, monkeypatch, capsys):
+    run_here(stage("whole", **changes), monkeypatch)
+    whole = tmp_path / "whole/small/13_select/swh"
+    meta = json.loads((whole / "meta.json").read_text())
+    for shards in (2, 5):
+        for shard in (*range(1, shards + 1), 0):
+            run_here(stage(f"in {shards}", **changes, shards=shards, shard=shard), monkeypatch)
+        joined = tmp_path / f"in {shards}/small/13_select/swh"
+        assert outputs(joined) == outputs(whole)
+        assert "passages scored, 0 here" in capsys.readouterr().out
+        other = json.loads((joined / "meta.json").read_text())
+        assert (other["fingerprint"], other["counts"]) == (meta["fingerprint"], meta["counts"])
+        assert not list(joined.glob("shard-*")), "the whole has taken the place of its shards"
+
+
+def test_what_the_shards_left_is_scored_where_they_are_joined(stage, tmp_path, monkeypatch, capsys):
+    "Shards that read too little, as if the crawl had been poorer than they found it."
+    poor = STAGE.replace("exec(source, names)", 'exec(source.replace("_MORE = 1.1", "_MORE = 0.2"), names)')
+    run_here(stage("whole", passages=60), monkeypatch)
+    for shard in (1, 2, 0):
+        run_here(stage("parts", passages=60, shards=2, shard=shard), monkeypatch, poor)
+    scored, here = re.findall(r"(\d+) passages scored, (\d+) here", capsys.readouterr().out)[-1]
+    assert 0 < int(here) < int(scored)
+    assert outputs(tmp_path / "parts/small/13_select/swh") == outputs(tmp_path / "whole/small/13_select/swh")
+
+
+def test_a_shard_that_was_killed_goes_on_with_its_scores(stage, tmp_path, monkeypatch, capsys):
+    run_here(stage("parts", passages=60, shards=2, shard=2), monkeypatch)
+    folder = tmp_path / "parts/small/13_select/swh/shard-02-of-02"
+    scores, command = (folder / "scores.parquet").read_bytes(), stage("parts", passages=60, shards=2, shard=2)
+    stopped = STAGE.replace('source.startswith(("#|', '"task.write" not in source and source.startswith(("#|')
+    with contextlib.suppress(NameError):
+        run_here(command, monkeypatch, stopped)
+    assert (folder / "unfinished.json").exists()
+    capsys.readouterr()
+    run_here(command, monkeypatch)
+    assert "goes on with the scores of" in (said := capsys.readouterr().out) and "; 0 passages scored" not in said
+    assert (folder / "scores.parquet").read_bytes() == scores
+
+
+def test_a_selection_without_its_shards_is_refused(stage, tmp_path, monkeypatch):
+    run_here(stage("parts", passages=24, shards=2, shard=1), monkeypatch)
+    with pytest.raises(FileNotFoundError, match="shard-02-of-02.*make it with: finerweb run PROFILE --run small"):
+        run_here(stage("parts", passages=24, shards=2), monkeypatch)
+    with pytest.raises(FileNotFoundError, match="shard-01-of-02"):  # made with another number of passages
+        run_here(stage("parts", passages=25, shards=2), monkeypatch)

@@ -77,7 +77,9 @@ def ask_again(refusals: Refusals, home: str, run: str) -> None:
         ledger = Ledger(runs_folder(home) / "ledger.sqlite")
         forget(ledger, [key for refusal in of_task for key in refusal.keys])
         ledger.close()
-        (output_folder(home, run, task.stage, task.key) / "meta.json").unlink(missing_ok=True)
+        folder = output_folder(home, run, task.stage, task.key)
+        for meta in (folder / "meta.json", *folder.glob("shard-*/meta.json")):
+            meta.unlink(missing_ok=True)
 
 # %% ../../nbs/60_runner/12_asked.ipynb #402183ce
 _PATIENCE = 10.0  # seconds in which a server takes a connection

@@ -169,7 +169,10 @@ def task_requests(task: PlannedTask, plan: dict[TaskName, PlannedTask], home: st
 
 # %% ../../nbs/60_runner/08_estimate.ipynb #e6ee4e81
 def chat_spec(task: PlannedTask) -> dict | None:
-    "The teacher, translator or judge that `task` asks, if it is a language model or a service."
+    """The teacher, translator or judge that `task` asks, if it is a language model or a service. None for a shard: what
+    it asks is counted where the shards are joined."""
+    if task.parameters.get("shard"):
+        return None
     roles = {"11_rate": "teacher", "14_annotate": "teacher", "17_translate": "translator", "19_judge": "judge"}
     spec = task.parameters.get(roles.get(task.stage))
     return spec if is_chat(spec or {}) else None

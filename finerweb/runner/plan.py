@@ -17,12 +17,14 @@ from ..page.reviewed import reviewed_fingerprint
 from .profiles import Profile, filters
 from finerweb.runner.stages import (
     ANNOTATING,
+    CUT_BY,
     ROUND1,
     STAGES,
     STUDENTS,
     Stage,
     check_parameters,
     notebook_parameters,
+    shard_parameters,
     stages_with_keys,
     student_kind,
     unknown_name,
@@ -31,6 +33,7 @@ from finerweb.runner.stages import (
 )  # fmt: skip
 from ..source.documents import source_fingerprint
 from ..source.released import released_fingerprint
+from ..shards import shard_key
 from ..store import check_inside, fingerprint, finished, is_done, output_folder
 from ..teachers import can_rate, run_student
 
@@ -136,7 +139,7 @@ def _outputs_read(
 # %% ../../nbs/60_runner/02_plan.ipynb #d0385fbc
 _RUNNERS_OWN = {
     "home", "run", "kind", "teachers", "translator", "judge", "filter", "filters", "students", "benchmarks",
-    "training_round", "imported", "planned",
+    "training_round", "imported", "planned", "shard",
 }  # fmt: skip
 
 
@@ -186,6 +189,17 @@ def _task_parameters(stage: Stage, chosen: dict[str, str], axes: dict[str, dict]
                 parameters["model"] = {field: value for field, value in member.items() if field not in _WHERE}
     return parameters
 
+# %% ../../nbs/60_runner/02_plan.ipynb #b331cf3b
+def _with_shards(task: PlannedTask, before: list[PlannedTask]) -> list[PlannedTask]:
+    "`task`, and its shards if it has some; `before`: the tasks planned so far."
+    if task.stage not in CUT_BY:
+        return [task]
+    stage, rows = CUT_BY[task.stage]
+    counted = next(t for t in [task, *before] if (t.stage, t.key) == (stage, task.key[:1]))
+    cut = shard_parameters(task.stage, task.parameters, counted.parameters[rows])
+    *parts, whole = [replace(task, key=(*task.key, *shard_key(p["shard"], p["shards"])), parameters=p) for p in cut]
+    return [*parts, replace(whole, needs=(*whole.needs, *(part.name for part in parts)))]
+
 # %% ../../nbs/60_runner/02_plan.ipynb #c9d68c70
 _OF_A_DATASET = (
     *ANNOTATING, "16_merge", "17_translate", "18_sentences", "20_publish", "21_export", "22_review", "33_binder",
@@ -214,7 +228,7 @@ def plan(profile: Profile) -> list[PlannedTask]:
         for key in _keys(stage.scope, axes, axes):
             chosen = dict(zip(stage.scope, key, strict=True))
             if _is_concerned(stage.name, chosen, axes):
-                tasks.append(_planned(stage, chosen, parameters, axes))
+                tasks += _with_shards(_planned(stage, chosen, parameters, axes), tasks)
     names = {task.name for task in tasks}
     for task in tasks:
         for stage, key in task.needs + task.wants:
@@ -296,7 +310,7 @@ def outside_inputs(task: PlannedTask) -> dict[str, str]:
     hashes = {}
     for need, _ in task.needs:
         if need == "source":
-            hashes[need] = source_fingerprint(task.parameters["source"], *task.key)
+            hashes[need] = source_fingerprint(task.parameters["source"], task.parameters["language"])
         elif need == "test set":
             hashes[need] = benchmark_fingerprint(task.parameters["benchmark"])
         elif need == "released":
@@ -315,7 +329,7 @@ def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None
     Raises as `outside_inputs`."""
     inputs = outside_inputs(task)
     for stage, key in task.needs + task.wants:
-        if stage in inputs:
+        if stage in (*inputs, task.stage):  # its own shards are a part of it
             continue
         meta = finished(output_folder(home, run, stage, key))
         if meta:
@@ -326,10 +340,11 @@ def task_inputs(task: PlannedTask, home: str, run: str) -> dict[str, str] | None
 
 # %% ../../nbs/60_runner/02_plan.ipynb #67fbec1e
 def up_to_date(task: PlannedTask, home: str, run: str) -> bool:
-    "Whether the output of `task` is whole and made from what it would be made from now. Raises as `outside_inputs`."
+    "Whether what `task` would make now is there, by itself or in its whole. Raises as `outside_inputs`."
     inputs = task_inputs(task, home, run)
-    folder = output_folder(home, run, task.stage, task.key)
-    return inputs is not None and is_done(folder, fingerprint(task.stage, task.key, task.parameters, inputs))
+    keys = {task.key, task.key[:-1] if task.parameters.get("shard") else task.key} if inputs is not None else ()
+    made = {key: fingerprint(task.stage, key, task.parameters, inputs) for key in keys}
+    return any(is_done(output_folder(home, run, task.stage, key), made[key]) for key in keys)
 
 
 def standing(task: PlannedTask, home: str, run: str) -> tuple[bool, str]:
