@@ -262,7 +262,8 @@ def test_a_grid_goes_on_and_trains_again_after_a_change(run, tmp_path, monkeypat
 
 def test_a_difference_on_the_same_sentences_is_surer_than_two_intervals():
     def result(variant: str, seed: int, counts: list) -> dict:
-        return {"cell": {"variant": variant, "passages": 9, "seed": seed}, "counts": {"t": counts}}
+        cell = {"variant": variant, "passages": 9, "seed": seed, "languages": ["eng", "swh"]}
+        return {"cell": cell, "counts": {"t": counts}}
 
     hard = [[3, 3, 3]] * 30 + [[3, 3, 0]] * 30
     bit_better = [[3, 3, 3]] * 34 + [[3, 3, 0]] * 26
