@@ -232,7 +232,7 @@ def benchmark_set(benchmark: dict) -> str:
     return str(entry.get("set", entry["name"]))
 
 
-ELSEWHERE = ("published", "python")  # kinds of students that are scored as they are: no stage trains them
+ELSEWHERE = ("published", "python", "weak")  # kinds of students that are scored as they are: no stage trains them
 
 
 def is_met(benchmark: dict, student: dict, languages: Sequence[str]) -> bool:

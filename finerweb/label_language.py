@@ -110,8 +110,8 @@ def both_scores(
     translations: Mapping[str, str],
     **draws,  # resamples, seed, level
 ) -> list[dict]:
-    """The strict micro scores of a student with labels in English and in the language of the text (`labels`: english,
-    target); none where no label has a translation."""
+    """The strict micro scores of a student with labels in English, in the language of the text, and in both at once
+    (`labels`: english, target, both); none where no label has a translation."""
     passages = [Passage.from_row(row) for row in rows]
     gold = [p.entities for p in passages]
     english = [Passage.from_row(row | {"entities": row["predicted"]}).entities for row in rows]
@@ -120,12 +120,15 @@ def both_scores(
     translated = sum(name != label for name, label in names.items())
     if not translated:
         return []
-    target = under_labels(predict([p.text for p in passages], list(names)), names)
+    two_names, predicted = names | dict(zip(labels, labels, strict=True)), {"english": english}
+    for kind, asked in (("target", names), ("both", two_names)):
+        predicted[kind] = under_labels(predict([p.text for p in passages], list(asked)), asked)
     documents = [row["document_id"] or f"{n}" for n, row in enumerate(rows)]
     table = []
-    for kind, predicted, asked in (("english", english, len(labels)), ("target", target, len(names))):
-        scores: SpanScores = with_intervals(score_spans(gold, predicted, labels=labels), documents=documents, **draws)
+    for kind, asked in (("english", labels), ("target", names), ("both", two_names)):
+        scores: SpanScores = score_spans(gold, predicted[kind], labels=labels)
+        scores = with_intervals(scores, documents=documents, **draws)
         numbers = {c: scores.row()[c] for c in ("f1", "low", "high", "precision", "recall")}
-        row = {"language": passages[0].language, "labels": kind} | numbers | {"passages": len(rows), "asked": asked}
-        table.append(row | {"translated": translated * (kind == "target")})
+        row = {"language": passages[0].language, "labels": kind} | numbers | {"passages": len(rows)}
+        table.append(row | {"asked": len(asked), "translated": translated * (kind != "english")})
     return table

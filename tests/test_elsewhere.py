@@ -29,6 +29,7 @@ class ByHeart:
             if (at := text.find(place)) >= 0:
                 yield Entity(at, at + len(place), "location")
 """
+LEXICON = {"name": "lexicon", "kind": "weak"}
 SETS = [{"name": f"sample-{code}"} for code in ("eng", "swh")]
 
 
@@ -49,7 +50,7 @@ def scored(finished, tmp_path_factory, finerweb) -> tuple[Path, str]:
     tiny = {"name": "tiny", "kind": "published", "model": str(finished[0] / "runs/small/33_binder/tiny")}
     own = {"name": "mine", "kind": "python", "object": "my_student:ByHeart"}
     own |= {"places": ["London", "Oxford", "Kenya", "Nairobi"]}
-    done = finerweb(folder, "run", profile(folder, [tiny, own]))
+    done = finerweb(folder, "run", profile(folder, [tiny, own, LEXICON]))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs/scored", done.stdout
 
@@ -63,7 +64,7 @@ def test_nothing_is_annotated_and_all_students_stand_in_one_table(scored):
     assert [(r["set"], r["benchmark"], r["language"]) for r in rows] == [
         ("sample-eng", "sample-eng", "eng"), ("sample-swh", "sample-swh", "swh"), ("all", "mean", "2 sets"),
     ]  # fmt: skip
-    assert {"tiny", "mine"} <= set(rows[0]) and rows[0]["passages"] == "4"
+    assert {"tiny", "mine", "lexicon"} <= set(rows[0]) and rows[0]["passages"] == "4"
     scores = json.loads((run / "35_evaluate/mine/sample-eng/scores.json").read_text())
     macro = next(r["f1"] for r in scores["all"] if (r["match"], r["label"]) == ("strict", "macro"))
     assert 0 < float(rows[2]["mine"]) < 1, "it knows some names"
@@ -71,6 +72,8 @@ def test_nothing_is_annotated_and_all_students_stand_in_one_table(scored):
     assert read_meta(run / "35_evaluate/tiny/sample-eng")["inputs"]["model"]
     page = (run / "51_tables/benchmarks.md").read_text()
     assert "nothing was annotated or trained here" in page and "mine (my_student:ByHeart)" in page
+    assert "lexicon (weak)" in page and 0 < float(rows[2]["lexicon"]) < 1
+    assert "lexicon, a teacher" in (run / "52_report/report.html").read_text(encoding="utf-8")
     assert "4 of 6 passages, drawn at random" in printed and "missing" not in read_meta(run / "51_tables")
 
 
@@ -119,6 +122,33 @@ def test_a_profile_without_teachers_can_only_score(message, tmp_path):
 def test_a_student_from_elsewhere_that_cannot_be_had(spec, message):
     with pytest.raises(ValueError, match=f"student 'x'.*{message}"):
         student_from_elsewhere({"name": "x"} | spec)
+
+
+def test_a_teacher_among_the_students_counts_under_the_labels_that_are_asked():
+    kenya = "Wangari Maathai lived in Nairobi, Kenya."
+    teacher = student_from_elsewhere(LEXICON, language="eng")
+
+    def found(*labels: str) -> set[tuple[str, str]]:
+        (entities,) = teacher.predict([kenya], labels)
+        return {(kenya[e.start : e.end], e.label) for e in entities}
+
+    assert found("country") == {("Kenya", "country")} and not found("river")
+    assert {("Kenya", "country"), ("Nairobi", "location")} <= found("country", "location"), "its own label comes first"
+    assert not teacher.predict([kenya], ["location"], threshold=1.0)[0]
+    with pytest.raises(ValueError, match="there is no weak teacher 'gpt'"):
+        check_student_from_elsewhere({"name": "gpt", "kind": "weak"})
+    with pytest.raises(ValueError, match="has no field steps"):
+        check_student_from_elsewhere(LEXICON | {"steps": 3})
+
+
+def test_a_teacher_among_the_students_waits_for_the_texts_of_its_language_only(tmp_path):
+    weak = [{"name": name, "kind": "weak"} for name in ("lexicon", "patterns")]
+    tasks = plan(load_profile(str(profile(tmp_path, [LEXICON], teachers=weak, source="sample"))))
+    needs = {task.key[1]: task.needs for task in tasks if task.stage == "35_evaluate"}
+    assert set(needs) == {"sample-eng", "sample-swh"}
+    assert set(needs["sample-swh"]) == {("18_sentences", ("swh",)), ("30_benchmarks", ("sample-swh",))}
+    alone = plan(load_profile(str(profile(tmp_path, [LEXICON]))))
+    assert all("18_sentences" != stage for task in alone for stage, _ in task.needs)
 
 
 def test_the_packaged_harness_has_seven_sets_and_trains_nothing():

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerweb.benchmarks import read_benchmark
+from finerweb.confidence import ask_student, train_student
 from finerweb.data import lesson_passages, schema
 from finerweb.evaluate import load_student
 from finerweb.gliner import (
@@ -298,6 +299,18 @@ def test_it_learns_the_sentences(trained):
     texts = [text for text, _ in SENTENCES]
     if student.label_tokenizer:  # from random weights, a uni-encoder takes far longer to tell labels apart
         assert mentions(student, texts, ["person", "city"]) == [set(labels.items()) for _, labels in SENTENCES]
+
+
+def test_its_confidence_in_what_it_has_learned(library, encoder):
+    sizes = dict(encoder=encoder, label_encoder=encoder, size=32, max_width=6, dropout=0.0)
+    numbers = {name: value for name, value in TRAINING.items() if name != "progress"}
+    how = dict(translations={}, label_language="english", bfloat16=False, binder={"loss": "bce"})
+    student = train_student("gliner", rows(), **sizes, **numbers, **how, gliner={"checkpoint": ""})
+    support = ask_student(student, rows(), asked=2, lowest=0.01)
+    assert [len(pairs) for pairs in support] == [len(row["entities"]) for row in rows()]
+    assert all(probability > 0.3 for pairs in support for probability, _ in pairs)
+    with pytest.raises(ValueError, match="needs an encoder_rate and a max_width"):
+        train_student("gliner", rows(), **sizes | {"max_width": 0}, **numbers, **how, gliner={"checkpoint": ""})
 
 
 def test_word_pieces_stay_as_they_are_unless_asked(library, encoder):

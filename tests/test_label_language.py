@@ -72,8 +72,9 @@ def test_both_scores_are_over_the_same_gold():
         calls.append((texts, labels))
         return [[Entity(0, 4, "mtu"), Entity(13, 17, "mji")], [Entity(5, 12, "mtu")]]
 
-    english, target = both_scores(rows, predict, {"person": "mtu", "city": "mji"}, **DRAWS)
-    assert calls == [([row["text"]] * 2, ["mji", "mtu"])]
+    english, target, both = both_scores(rows, predict, {"person": "mtu", "city": "mji"}, **DRAWS)
+    assert calls == [([row["text"]] * 2, labels) for labels in (["mji", "mtu"], ["mji", "mtu", "city", "person"])]
+    assert (both["labels"], both["asked"], both["translated"]) == ("both", 4, 2) and both["f1"] == target["f1"]
     assert (english["labels"], english["f1"], english["translated"]) == ("english", pytest.approx(0.4), 0)
     assert (target["labels"], target["translated"]) == ("target", 2)
     assert (target["precision"], target["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 4))
@@ -104,6 +105,7 @@ def test_the_stage_asks_each_student_of_a_run(studies):
     assert [(s["student"], s["benchmark"], s["labels"]) for s in scores] == [
         ("tiny", "sample-swh", "english"),
         ("tiny", "sample-swh", "target"),
+        ("tiny", "sample-swh", "both"),
     ]
     evaluated = json.loads((run / "35_evaluate/tiny/sample-swh/scores.json").read_text(encoding="utf-8"))
     micro = next(r for r in evaluated["all"] if (r["match"], r["label"]) == ("strict", "micro"))

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from chat_server import ChatHandler, fences, serving
 
 from finerweb.data import Entity, Mention, Passage, entity_row, schema, write_rows
 from finerweb.studies.error_budget import (
@@ -18,7 +19,7 @@ from finerweb.studies.error_budget import (
     spoilt,
 )
 from finerweb.studies.grounding import aligners, compare_rules, faulty_mentions
-from finerweb.studies.planted_errors import LISTS, examine, found_table, plant
+from finerweb.studies.planted_errors import LISTS, chat_judge, examine, found_table, plant
 from finerweb.studies.worth_of_stages import Cell, cell_rows, drawn, fingerprint, read_results, run_grid, worth_table
 
 np = pytest.importorskip("numpy")
@@ -139,6 +140,51 @@ def test_a_perfect_judge_finds_all_and_a_blind_one_nothing():
     assert nothing.entities == () and not any(planted.values())
 
 
+class KnowsGold(ChatHandler):
+    "A language model that knows the entities of each passage, and reads what it is asked about out of the request."
+
+    gold: dict[str, str] = {}  # text of an entity -> its label
+    asked: list[str] = []
+
+    def reply(self, sent: dict) -> dict | None:
+        (_, text), (_, listed) = fences(sent["messages"][1]["content"])
+        self.asked.append(text)
+        if "secret" in text:
+            return None
+        annotations = json.loads(listed)
+        wrong, extra = [], []
+        for a in annotations:
+            if self.gold.get(a["text"]) != a["type"]:
+                touches = any(a["text"] in name or name in a["text"] for name in self.gold)
+                (wrong if touches else extra).append({"number": a["number"], "reason": "it is not"})
+        gone = [n for n in self.gold if n in text and not any(n[1:-2] in a["text"] for a in annotations)]
+        missing = [{"text": name, "type": self.gold[name], "reason": "it is one"} for name in gone]
+        return {"missing": missing, "extra": extra, "wrong": wrong, "explanation": "", "faithfulness": 3,
+                "completeness": 3}  # fmt: skip
+
+
+def test_a_language_model_is_asked_for_planted_errors_through_its_endpoint(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openai", reason="needs the client of endpoints")
+    monkeypatch.setenv("JUDGES_KEY", "k")
+    entities = (Entity(0, 9, "person"), Entity(14, 21, "person"), Entity(25, 29, "location"))
+    texts = [f"Anna Berg met Bo Lund in Oslo today, {'secret' if n == 7 else n}." for n in range(60)]
+    gold = [Passage(f"{n}", text, "eng", "Latn", entities) for n, text in enumerate(texts)]
+    KnowsGold.gold, KnowsGold.asked = {"Anna Berg": "person", "Bo Lund": "person", "Oslo": "location"}, []
+    how = dict(home=str(tmp_path), max_tokens=1000, max_characters=20_000, seed=1)
+    with serving(KnowsGold) as address:
+        spec = {"name": "knows", "kind": "endpoint", "base_url": address, "model": "m", "api_key_env": "JUDGES_KEY"}
+        judge = chat_judge(spec, **how)
+        counts, unjudged = examine(gold, judge, labels=("person", "location"), rate=0.15, seed=1)
+        asked = len(KnowsGold.asked)
+        assert examine(gold[:7], judge, labels=("person", "location"), rate=0.15, seed=1)[1] == 0
+        assert len(KnowsGold.asked) == asked, "what was answered once is not asked, nor paid, again"
+    assert unjudged == 1 and "knows gave no verdict on 1 passages" in capsys.readouterr().out
+    table = {row["kind"]: row for row in found_table(counts)}
+    assert all(row["planted"] > 5 and row["recall"] == row["placed"] == row["precision"] == 1 for row in table.values())
+    with pytest.raises(ValueError, match="the judge is empty"):
+        chat_judge({}, **how)
+
+
 # Worth of stages
 
 
@@ -216,7 +262,8 @@ def test_a_grid_goes_on_and_trains_again_after_a_change(run, tmp_path, monkeypat
 
 def test_a_difference_on_the_same_sentences_is_surer_than_two_intervals():
     def result(variant: str, seed: int, counts: list) -> dict:
-        return {"cell": {"variant": variant, "passages": 9, "seed": seed}, "counts": {"t": counts}}
+        cell = {"variant": variant, "passages": 9, "seed": seed, "languages": ["eng", "swh"]}
+        return {"cell": cell, "counts": {"t": counts}}
 
     hard = [[3, 3, 3]] * 30 + [[3, 3, 0]] * 30
     bit_better = [[3, 3, 3]] * 34 + [[3, 3, 0]] * 26

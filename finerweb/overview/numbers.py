@@ -199,7 +199,8 @@ def teacher_rows(record: RunRecord) -> list[dict]:
 
 # %% ../../nbs/52_overview/01_numbers.ipynb #cff29beb
 def student_rows(record: RunRecord) -> list[dict]:
-    "A row for each student and test set: strict micro F1 with its interval, over all labels and over the shared ones."
+    """A row for each student, or teacher among them, and test set: strict micro F1 with its interval, over all labels
+    and over the shared ones."""
     rows = []
     for o in record.finished("35_evaluate"):
         try:
@@ -208,7 +209,8 @@ def student_rows(record: RunRecord) -> list[dict]:
             scores = {"all": []}
         micro = next((r for r in scores["all"] if (r["match"], r["label"]) == ("strict", "micro")), {})
         trained, language = scores.get("trained_on") or [], scores.get("language")
-        row = {"student": o.key[0], "test set": o.key[-1], "language": language}
+        name = f"{o.key[0]}, a teacher" if o.meta["parameters"].get("kind") == "weak" else o.key[0]
+        row = {"student": name, "test set": o.key[-1], "language": language}
         row |= {"passages": int(o.number("passages")), "F1": o.number("f1")}
         row |= {"low": micro.get("low"), "high": micro.get("high"), "F1, shared labels": o.number("core_f1")}
         row |= {"F1, relaxed": o.number("relaxed_f1"), "left out as leaked": int(o.number("leaked"))}

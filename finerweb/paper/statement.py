@@ -61,7 +61,8 @@ def run_statement(
 ) -> str:
     "What a run was made of, beside what the paper was."
     if students and not (teachers or imported):
-        names = ", ".join(f"{s['name']} ({_last(str(s.get('model') or s.get('object')))})" for s in students)
+        made = {s["name"]: _last(str(s.get("model") or s.get("object") or s["kind"])) for s in students}
+        names = ", ".join(f"{name} ({what})" for name, what in made.items())
         return f"Run {run}: students as they are, {names}; nothing was annotated or trained here."
     of = {stage: [m for (name, *_), m in metas.items() if name == stage] for stage, *_ in metas}
     passages = [m["rows"] or 0 for m in of.get("16_merge" if imported else "13_select", [])]

@@ -10,7 +10,7 @@ __all__ = ['TaskName', 'label_of', 'PlannedTask', 'student_parameters', 'plan', 
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from ..benchmarks import ELSEWHERE, benchmark_fingerprint, is_met
+from ..benchmarks import ELSEWHERE, benchmark_entry, benchmark_fingerprint, is_met
 from ..models.filter_model import filter_fingerprint
 from ..models.student_folder import student_fingerprint
 from ..page.reviewed import reviewed_fingerprint
@@ -270,7 +270,9 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
         needs += ((of_run[0], of_run[1:]),) if of_run else (("model", ()),)
     if parameters.get("model"):  # of a student: what it learned from is not this run's
         outside = (("model", ()),) if parameters["kind"] == "published" else ()
-        needs = (*outside, *(need for need in needs if need[0] == "30_benchmarks"))
+        code = benchmark_entry(axes["benchmark"][chosen["benchmark"]])["language"]
+        read = [("18_sentences", (code,))] if parameters["kind"] == "weak" else []  # it learns words of its language
+        needs = (*outside, *(need for need in needs if need[0] == "30_benchmarks" or need in read))
     if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
         needs = ()  # a model as it was published
     wants = _outputs_read(stage.wants, chosen, parameters, axes)
