@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     "Names the marks."
     config.addinivalue_line("markers", "vllm: needs vLLM, in an environment of its own")
+    config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it, `make test` does not")
 
 
 @pytest.fixture(scope="session")
