@@ -1,4 +1,4 @@
-"""Packaged profiles for small GPUs, the line in an error about a profile, and the tutorial of a language of one's own."""
+"""Profiles for small GPUs, the line in an error about a profile, and the tutorial of a language of one's own."""
 
 import re
 from pathlib import Path
