@@ -158,7 +158,7 @@ def test_a_student_of_each_quarter_is_scored_on_human_labels(resumed):
 
 
 def test_every_profile_plans_both_studies_once():
-    for name in ("demo", "offline", "open", "paper", "real", "world"):
+    for name in ("colab", "demo", "kaggle", "offline", "open", "paper", "real", "world"):
         tasks = plan(load_profile(name))
         assert [t.key for t in tasks if t.stage in ("40_confidence", "41_label_language")] == [(), ()]
     paper = next(t for t in plan(load_profile("paper")) if t.stage == "40_confidence")

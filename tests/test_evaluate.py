@@ -183,7 +183,11 @@ def test_students_meet_test_sets_of_their_languages():
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("demo", 5), ("offline", 14), ("open", 6), ("paper", 12), ("real", 17), ("world", 8)]
+    ("name", "count"),
+    [
+        ("demo", 5), ("offline", 14), ("open", 6), ("paper", 12), ("real", 17), ("world", 8), ("colab", 5),
+        ("kaggle", 8),
+    ],  # fmt: skip
 )
 def test_packaged_profiles_have_no_pointless_evaluation(name, count):
     profile = load_profile(name)

@@ -34,7 +34,7 @@ from finerweb.runner.plan import (
     student_parameters,
     wanted_tasks,
 )  # fmt: skip
-from .profiles import Profile
+from .profiles import Profile, where
 from finerweb.runner.stages import (
     STUDENTS,
     check_parameters,
@@ -171,26 +171,41 @@ def _check_student(student: dict) -> None:
         raise ValueError(f"student {student['name']!r}: {error}") from error
 
 
+def _check_name(entry: dict) -> None:
+    "Raises ValueError for a name that cannot be a folder's."
+    output_folder("", "run", "stage", (entry["name"],))
+
+
+def _check_annotator(teacher: dict) -> None:
+    "Raises ValueError for a teacher that cannot be made, or lacks a method."
+    require_methods(check_teacher(teacher), "annotate", "rate")
+
+
 def check_models(profile: Profile) -> None:
     "Raises ValueError that names every teacher, translator, judge, student and benchmark that cannot be made."
-    students = with_first_student(profile.students, profile.first)
-    checks = [(output_folder, "", "run", "stage", (entry["name"],)) for entry in students + profile.benchmarks]
-    for teacher in with_first_teacher(profile.teachers, profile.first):
-        checks += [(lambda spec: require_methods(check_teacher(spec), "annotate", "rate"), teacher)]
-    checks += [(check_translator, profile.translator), (check_judge, profile.judge)]
-    checks += [(_check_student, student) for student in students]
-    checks += [(benchmark_entry, benchmark) for benchmark in profile.benchmarks]
-    errors = {}  # as keys: a teacher that is the judge too is told once
-    for check, *words in checks:
+    teachers = [(("teachers", teacher["name"]), teacher) for teacher in profile.teachers]
+    teachers += [(("first",), teacher) for teacher in with_first_teacher([], profile.first)]
+    students = [(("first",), student) for student in with_first_student([], profile.first)]
+    students += [(("students", student["name"]), student) for student in profile.students]
+    benchmarks = [(("benchmarks", benchmark["name"]), benchmark) for benchmark in profile.benchmarks]
+    checks = [(path, _check_name, entry) for path, entry in students + benchmarks]
+    checks += [(path, _check_annotator, teacher) for path, teacher in teachers]
+    checks += [(("translator",), check_translator, profile.translator), (("judge",), check_judge, profile.judge)]
+    checks += [(path, _check_student, student) for path, student in students]
+    checks += [(path, benchmark_entry, benchmark) for path, benchmark in benchmarks]
+    errors: dict[str, str] = {}  # what is wrong -> where: a teacher that is the judge too is told once
+    for path, check, entry in checks:
         try:
-            check(*words)
+            check(entry)
         except ValueError as error:
-            errors[str(error)] = None
-    if len(errors) > 1:
-        numbered = "; ".join(f"({n}) {error}" for n, error in enumerate(errors, 1))
-        raise ValueError(f"profile {profile.name} has {len(errors)} wrong entries: {numbered}")
-    if errors:
-        raise ValueError(*errors)
+            errors.setdefault(str(error), where(profile, *path, said=str(error)))
+    told = [f"{place}: {error}" for error, place in errors.items()]
+    if len(told) > 1:
+        whole = where(profile)
+        numbered = "; ".join(f"({n}) {one.removeprefix(f'{whole}, ')}" for n, one in enumerate(told, 1))
+        raise ValueError(f"{whole} has {len(told)} wrong entries: {numbered}")
+    if told:
+        raise ValueError(*told)
 
 # %% ../../nbs/60_runner/06_pipeline.ipynb #d5bcef7e
 def _checked_tasks(profile: Profile, stages: list[str], home: str, run: str) -> list[PlannedTask]:

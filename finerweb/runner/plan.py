@@ -14,7 +14,7 @@ from ..benchmarks import ELSEWHERE, benchmark_entry, benchmark_fingerprint, is_m
 from ..models.filter_model import filter_fingerprint
 from ..models.student_folder import student_fingerprint
 from ..page.reviewed import reviewed_fingerprint
-from .profiles import Profile, filters
+from .profiles import Profile, filters, told_where, where
 from finerweb.runner.stages import (
     ANNOTATING,
     CUT_BY,
@@ -149,10 +149,11 @@ _READING = ("source", "columns", "text_documents")  # what is set for 10_corpus,
 def _stage_parameters(stage: Stage, profile: Profile, axes: dict[str, dict]) -> dict:
     "The parameters that all tasks of a stage have. Raises ValueError for one that is no profile's to set."
     parameters = notebook_parameters(stage.name)
-    own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
-    for name in sorted((_RUNNERS_OWN | set(stage.scope)) & set(own)):
-        hint = "change the profile, or --run, --home, --languages"
-        raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; {hint}")
+    with told_where(profile, "stages", stage.name):
+        own = check_parameters(stage.name, profile.stages.get(stage.name, {}))
+        for name in sorted((_RUNNERS_OWN | set(stage.scope)) & set(own)):
+            hint = "change the profile, or --run, --home, --languages"
+            raise ValueError(f"{stage.name}.{name} is the runner's to set, for every task; {hint}")
     annotated = profile.teachers or profile.imported  # otherwise there is nothing to read in any language
     shared = {
         "source": profile.source, "columns": profile.columns, "text_documents": profile.text_documents,
@@ -235,7 +236,8 @@ def plan(profile: Profile) -> list[PlannedTask]:
             if stage in STAGES and (stage, key) not in names:
                 languages = ", ".join(profile.languages)
                 needed = f"{stage} of {'/'.join(key)}"
-                raise ValueError(f"{task.label} needs {needed}; profile {profile.name} has {languages} only")
+                concerned = where(profile, "students", *task.key, said="languages")
+                raise ValueError(f"{concerned}: {task.label} needs {needed}; the profile has {languages} only")
     taught = [task for task in tasks if task.parameters.get("training_round") == ROUND1]
     of_round1 = _with_all_they_read(taught, tasks)
     return sorted(tasks, key=lambda task: task.name not in of_round1)
