@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-long sync lint lessons tests notebooks export html lock audit clean
+.PHONY: help setup demo test test-long sync lint lessons tests notebooks export html docs lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make setup      only the environment, in $(VENV)"
 	@echo "make export     nbs/ -> finerweb/*.py and README.md"
 	@echo "make html       the notebooks as pages, in _docs; those of a run: make html NOTEBOOKS='runs/demo/20_publish/notebook.ipynb'"
+	@echo "make docs       a site of all notebooks, in _site, its links checked"
 	@echo "make notebooks  run the notebooks, so that the outputs in them are this code's"
 	@echo "make lock       write requirements.lock from the environment, and the hashes of its files"
 	@echo "make audit      known vulnerabilities of the locked versions (asks PyPI)"
@@ -84,6 +85,9 @@ notebooks: export
 html: $(READY)
 	$(BIN)/python .ci/notebooks.py html $(NOTEBOOKS)
 
+docs: $(READY)
+	$(BIN)/python .ci/docs.py
+
 lock: $(READY)
 	$(BIN)/python .ci/lock.py
 
@@ -93,5 +97,5 @@ audit: $(READY)
 	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.lock
 
 clean:
-	rm -rf build dist finerweb.egg-info _proc _docs .pytest_cache .ruff_cache
+	rm -rf build dist finerweb.egg-info _proc _docs _site .pytest_cache .ruff_cache
 	find finerweb nbs tests .ci -name __pycache__ -o -name .ipynb_checkpoints | xargs -r rm -rf

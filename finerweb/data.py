@@ -75,7 +75,8 @@ class Passage:
                 continue
             colour = _COLOURS[labels.index(e.label) % len(_COLOURS)]
             words = f"{html.escape(self.mention(e))} <small>{html.escape(e.label)}</small>"
-            mark = f'<mark style="background:{colour};padding:1px 3px;border-radius:3px">{words}</mark>'
+            style = f"background:{colour};color:#000;padding:1px 3px;border-radius:3px"  # dark pages have light words
+            mark = f'<mark style="{style}">{words}</mark>'
             out += [html.escape(self.text[at : e.start]), mark]
             at = e.end
         body = "".join(out) + html.escape(self.text[at:])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from functools import cache
 from importlib import metadata, resources
 from importlib.util import resolve_name
@@ -195,7 +195,7 @@ class Task:
         """`stage` is the notebook's name, `key` the language, teacher, ... of its scope, `parameters` all of the
         notebook's but home and run."""
         self.shown_only, self.home, self.run, self.stage, self.key = not home, home, run, stage, tuple(key)
-        self.parameters, self.inputs, self.missing = parameters, {}, {}
+        self.parameters, self.inputs, self.missing, self._made = parameters, {}, {}, None
         self.folder, self._began, self._incoming = output_folder(home, run, stage, self.key), time.time(), None
         use_languages_of(output_folder(home, run, stage).parent)
 
@@ -203,7 +203,7 @@ class Task:
         "The folder of a finished output, put on record. Raises FileNotFoundError that says how to make it."
         folder, name = output_folder(self.home, self.run, stage, key), "/".join((stage, *key))
         if self.shown_only and not finished(folder):
-            _make(self.run, name)
+            self._make(name)
         meta = finished(folder)
         if not meta:
             why = f" (the last attempt failed: {error})" if (error := read_error(folder)) else ""
@@ -226,20 +226,42 @@ class Task:
         "The rows of a finished output, put on record."
         return read_rows(self.input(stage, *key) / "rows.parquet")
 
+# %% ../nbs/02_store.ipynb #5d0c7e1b
+@patch
+def _make(self: Task, name: str) -> None:
+    """Makes what this task reads of the packaged run, all of it at its first input; only the input `name` where that
+    run has no such task."""
+    if self._made:
+        return
+    if self._made is None:
+        where = f"in {runs_folder() / self.run}; another folder: FINERWEB_HOME"
+        said = f"{name} of the run {self.run!r} is not there yet; it and what it needs are made now, once, {where}"
+        print(f"{said}. On two cores that takes seconds, or up to five minutes for a late stage", flush=True)
+        code, lines = _run_packaged(self.run, f"before:{'/'.join((self.stage, *self.key))}")
+        self._made = code != 2  # 2: it has no such task, and nothing was begun
+    if not self._made:
+        code, lines = _run_packaged(self.run, name)
+    print(*(lines if code else ()), sep="", end="", file=sys.stderr)
 
-def _make(run: str, name: str) -> None:
-    "Makes one output of a packaged run, and what it needs, in a process of its own; shows a line of progress."
-    command = [sys.executable, "-m", "finerweb", "run", run, "--stages", name]
-    where = f"in {runs_folder() / run}; another folder: FINERWEB_HOME"
-    print(f"{name} of the run {run!r} is not there yet; it and what it needs are made now, once, {where}", flush=True)
+
+def _run_packaged(run: str, stages: str) -> tuple[int, list[str]]:
+    "Makes `stages` of a packaged run in a process of its own, with a line of progress: (exit code, the last lines)."
+    command = [sys.executable, "-m", "finerweb", "run", run, "--stages", stages]
     # A kernel asks for colours; then the command would draw a bar in place of a line for each task.
     plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=plain) as process:
-        done = 0
-        for line in (line.strip() for line in process.stdout if line.startswith(("done ", "at work: "))):
-            done += line.startswith("done ")
-            print(f"\r{done} tasks done, {line.replace('done', 'last', 1):90.90}", end="", flush=True)
-    print()
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=plain)
+    done, total, lines = 0, "", deque(maxlen=20)
+    with subprocess.Popen(command, **pipe) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(f"{run}: "):
+                total = line.split()[1]
+            elif line.startswith(("done ", "at work: ")):
+                done += line.startswith("done ")
+                last = line.strip().replace("done", "last", 1)
+                print(f"\r{done} of {total} tasks done, {last:90.90}", end="", flush=True)
+    print("\n" * bool(done), end="")
+    return process.returncode, list(lines)
 
 # %% ../nbs/02_store.ipynb #6c9b16e1
 @patch

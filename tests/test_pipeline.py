@@ -441,7 +441,8 @@ def test_a_notebook_opened_alone_makes_only_what_it_reads_and_shows_how_far_it_i
     made = {p.parent.relative_to(tmp_path / "demo").as_posix() for p in tmp_path.rglob("meta.json")}
     assert made == {"10_corpus/swh"}
     printed = capsys.readouterr().out
-    assert "10_corpus/swh of the run 'demo' is not there yet" in printed and "1 tasks done, last 10_corpus" in printed
+    assert "10_corpus/swh of the run 'demo' is not there yet" in printed
+    assert "1 of 1 tasks done, last 10_corpus" in printed
     assert f"made now, once, in {tmp_path / 'demo'}" in printed.splitlines()[0]
 
 

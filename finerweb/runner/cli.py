@@ -113,7 +113,11 @@ def run(
     name: Annotated[str, _RUN] = "",
     languages: Annotated[str, _LANGUAGES] = "",
     stages: Annotated[
-        str, typer.Option(help="Only these stages and what they need, with commas; 15_align/tha is a part of one.")
+        str,
+        typer.Option(
+            help="Only these stages and what they need, with commas; 15_align/tha is a part of one, "
+            "before:15_align/tha only what that needs."
+        ),
     ] = "",
     source: Annotated[str, _SOURCE] = "",
     home: Annotated[str, _HOME] = "",

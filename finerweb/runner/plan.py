@@ -301,10 +301,15 @@ def _tasks_of(part: str, tasks: list[PlannedTask]) -> list[PlannedTask]:
 
 def wanted_tasks(tasks: list[PlannedTask], stages: list[str]) -> list[PlannedTask]:
     """The tasks of `stages` and all that they read, in the order of `tasks`; every task if `stages` is empty.
-    A stage can be narrowed to a part of its scope, `15_align/tha`. Raises ValueError for an unknown stage or part."""
+    A stage can be narrowed to a part of its scope, `15_align/tha`; `before:15_align/tha` is only what that reads.
+    Raises ValueError for an unknown stage or part."""
     if not stages:
         return list(tasks)
-    wanted = _with_all_they_read([task for part in stages for task in _tasks_of(part, tasks)], tasks)
+    wanted = set()
+    for part in stages:
+        chosen = _tasks_of(part.removeprefix("before:"), tasks)
+        left_out = {task.name for task in chosen} if part.startswith("before:") else set()
+        wanted |= _with_all_they_read(chosen, tasks) - left_out
     return [task for task in tasks if task.name in wanted]
 
 # %% ../../nbs/60_runner/02_plan.ipynb #ed712613
