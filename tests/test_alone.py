@@ -77,7 +77,11 @@ def test_a_stage_notebook_runs_alone_in_an_empty_folder(stage, wheel, fresh, tmp
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     where = subprocess.run(
-        [fresh, "-c", "import finerweb; print(finerweb.__file__)"], env=environment, capture_output=True, text=True
+        [fresh, "-c", "import finerweb; print(finerweb.__file__)"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert Path(where.stdout.strip()).is_relative_to(fresh.parent.parent), "the install cell has installed it"
     outputs = [o for cell in nbformat.read(notebook, as_version=4).cells for o in cell.get("outputs", ())]

@@ -30,6 +30,7 @@ SEEN = """() => [...document.querySelectorAll('.jp-OutputArea-output *')]
     return [e.textContent.trim().slice(0, 40), getComputedStyle(e).color, colour];
   })"""
 
+IDLE = "() => document.querySelector('#jp-main-statusbar').innerText.includes('| Idle')"
 RUN = """() => [...document.querySelectorAll('.jp-CodeCell')]
   .filter(cell => cell.querySelector('.cm-content').innerText.trim())
   .every(cell => /\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').innerText))"""
@@ -79,7 +80,7 @@ def lab(finished, tmp_path_factory) -> str:
                 time.sleep(0.5)
         yield address
     finally:
-        server.terminate()
+        server.kill()  # its kernels see that it is gone, and end
         server.wait(60)
 
 
@@ -96,10 +97,10 @@ def page(lab):
         page.set_default_timeout(240_000)
         page.goto(f"{lab}/lab/tree/16_merge.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle]", state="attached")
+        page.wait_for_function(IDLE)
         choose(page, "Run", "Run All Cells")
         page.wait_for_function(RUN)
-        page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle]", state="attached")
+        page.wait_for_function(IDLE)
         yield page
         browser.close()
 
@@ -128,7 +129,7 @@ def test_outputs_stay_in_the_page(page):
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_all_that_is_shown_can_be_read(page, theme, tmp_path):
     choose(page, "Settings", "Theme", theme)
-    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']")
+    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
     page.wait_for_timeout(1000)
     seen = page.evaluate(SEEN)
     assert len(seen) > 30
