@@ -18,7 +18,8 @@ from finerweb.dataset.rows import RELEASED
 from finerweb.runner.cli import app
 from finerweb.runner.estimate import estimate_tasks
 from finerweb.runner.plan import plan
-from finerweb.runner.profiles import change_profile, check_profile, load_profile
+from finerweb.runner.profiles import check_profile, load_profile
+from finerweb.runner.options import change_profile
 from finerweb.runner.stages import ANNOTATING
 from finerweb.store import read_meta
 

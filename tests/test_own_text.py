@@ -23,7 +23,8 @@ from finerweb.data import asset
 from finerweb.filter import notes_on_training, split
 from finerweb.dataset.card import licence_of
 from finerweb.runner.plan import plan
-from finerweb.runner.profiles import change_profile, load_profile
+from finerweb.runner.profiles import load_profile
+from finerweb.runner.options import change_profile
 from finerweb.source.documents import (
     Document,
     Dropped,

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from finerweb.data import asset
 from finerweb.runner.cli import app
 from finerweb.runner.plan import plan
-from finerweb.runner.profiles import change_profile, load_profile
+from finerweb.runner.profiles import load_profile
+from finerweb.runner.options import change_profile
 from finerweb.teachers import check_teacher
 from finerweb.text.yaml_lines import line_of, read_yaml
 

@@ -8,8 +8,10 @@ import pytest
 from hub_server import Hub
 
 from finerweb.data import check_rows, read_rows
-from finerweb.runner.plan import plan, up_to_date
-from finerweb.runner.profiles import change_profile, load_profile
+from finerweb.runner.plan import plan
+from finerweb.runner.standing import up_to_date
+from finerweb.runner.profiles import load_profile
+from finerweb.runner.options import change_profile
 from finerweb.source.released import (
     import_language,
     language_rows,

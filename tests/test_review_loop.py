@@ -12,7 +12,8 @@ from finerweb.data import lesson_rows, read_rows, schema, write_rows
 from finerweb.page.reviewed import is_gold, read_reviewed, with_reviewed
 from finerweb.page.rows import read_review_set
 from finerweb.runner.cli import app
-from finerweb.runner.plan import plan, up_to_date
+from finerweb.runner.plan import plan
+from finerweb.runner.standing import up_to_date
 from finerweb.runner.profiles import load_profile
 from finerweb.store import read_meta
 

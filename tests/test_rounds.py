@@ -13,7 +13,8 @@ from finerweb.judge import check_judge
 from finerweb.merge import is_overruled, merge_entities, overruling
 from finerweb.models.agreement import Trust, learn_trust
 from finerweb.runner.pipeline import check_models
-from finerweb.runner.plan import PlannedTask, plan, up_to_date
+from finerweb.runner.plan import PlannedTask, plan
+from finerweb.runner.standing import up_to_date
 from finerweb.runner.profiles import Profile, check_profile, load_profile
 from finerweb.store import read_meta
 from finerweb.student.teacher import StudentTeacher, confidence, least_score

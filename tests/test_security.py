@@ -13,7 +13,8 @@ from chat_server import ChatHandler, fences, serving
 from conftest import LIGHT_FILTER, SMALL, write_profile
 
 from finerweb.data import read_rows
-from finerweb.runner.plan import plan, standing
+from finerweb.runner.plan import plan
+from finerweb.runner.standing import standing
 from finerweb.runner.profiles import Profile, check_profile
 from finerweb.store import Task, check_inside, output_folder
 

@@ -13,7 +13,8 @@ from finerweb.data import Table, lesson_passages
 from finerweb.runner.asked import ask_again, refusals_of
 from finerweb.runner.estimate import estimate_tasks
 from finerweb.runner.pipeline import run_tasks
-from finerweb.runner.plan import PlannedTask, plan, standing
+from finerweb.runner.plan import PlannedTask, plan
+from finerweb.runner.standing import standing
 from finerweb.runner.profiles import Profile, check_profile
 from finerweb.shards import shard_rows
 from finerweb.store import Task, notebooks_folder, output_folder, read_meta

@@ -25,7 +25,7 @@ from ..text.stage_picture import COLUMN_WIDTH, Piece, SvgRow, broken_lines, text
 
 # %% ../../nbs/50_paper/05_confidence.ipynb #391888d5
 _KINDS = {"language": pa.string(), "seed": pa.int64(), "probability": pa.float64()}
-NO_PROBABILITIES = pa.schema(_KINDS).empty_table()
+NO_PROBABILITIES = pa.Table.from_batches([], schema=pa.schema(_KINDS))
 
 
 def _probabilities_by(column: str, probabilities: pa.Table) -> dict[object, np.ndarray]:

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['Profile', 'packaged_profiles', 'profile_file', 'load_profile', 'where', 'told_where', 'check_profile',
-           'filters', 'change_profile']
+           'filters']
 
 # %% ../../nbs/60_runner/01_profiles.ipynb #96c66117
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..benchmarks import ELSEWHERE
 from ..data import asset
-from ..evaluate import published_student
 from ..languages import Language, packaged_languages, use_languages
 from ..languages import language as find_language
 from ..languages import languages as all_languages
@@ -127,7 +126,7 @@ def told_where(profile: Profile, *path: str | int) -> Iterator[None]:
     except ValueError as error:
         raise ValueError(f"{where(profile, *path, said=str(error))}: {error}") from error
 
-
+# %% ../../nbs/60_runner/01_profiles.ipynb #a01fie01
 _FIELDS = {
     "needs": str, "languages": list, "source": str, "columns": dict, "text_documents": str, "license": str,
     "workers": int, "timeout": int, "offline": bool, "teachers": list, "filter": dict, "students": list,
@@ -301,101 +300,3 @@ def filters(profile: Profile) -> dict[str, dict]:
             raise unknown_name(f"{where(profile, 'filter', 'teacher')}: filter: teacher", str(teacher), list(teachers))
         point["teachers"] = [teachers[teacher]]
     return points
-
-# %% ../../nbs/60_runner/01_profiles.ipynb #7e832040
-def _choose_languages(profile: Profile, names: list[str]) -> None:
-    "Replaces the languages. Test sets made from the sample of another language go."
-    profile.languages = names
-    for student in [*profile.students, profile.first]:
-        student.pop("languages", None)
-    if not names or names == ["all"]:
-        return
-    samples = {f"sample-{find_language(name).iso639_3}" for name in names}
-    benchmarks = profile.benchmarks
-    profile.benchmarks = [b for b in benchmarks if not b["name"].startswith("sample-") or b["name"] in samples]
-
-
-def _use_released(profile: Profile, released: str) -> None:
-    "Puts a trained filter, a folder or a name on the hub, in place of the grid; the first point's settings stay."
-    first = {}
-    for name, value in profile.filter.items():
-        if name != "leave_out":
-            first[name] = value[0] if isinstance(value, list) and value else value
-    where = str(Path(released).absolute()) if Path(released).is_dir() else released
-    profile.filter = first | {"released": where}
-
-
-def _use_imported(profile: Profile, source: str, license: str) -> None:
-    "Puts a released dataset in place of all that makes annotations; another one than before has another licence."
-    folder = os.path.expanduser(source)
-    source = os.path.abspath(folder) if os.path.isdir(folder) else source
-    if source != profile.imported:
-        profile.imported, profile.license = source, license
-    profile.source, profile.columns, profile.teachers, profile.filter = "sample", {}, [], {}
-    profile.judge, profile.rounds, profile.first = {}, 1, {}
-    profile.stages = {stage: values for stage, values in profile.stages.items() if stage not in ANNOTATING}
-
-
-def _set_parameter(profile: Profile, setting: str) -> None:
-    "Sets what `stage.parameter=value` says; a parameter that stands in `filter` is set there."
-    name, equals, value = setting.partition("=")
-    stage, dot, parameter = name.partition(".")
-    if not (equals and dot):
-        raise ValueError(f"--set {setting!r}: expected stage.parameter=value, for example 13_select.passages=100")
-    if stage not in STAGES:
-        raise unknown_name("stage", stage, list(STAGES))
-    in_filter = stage == "12_filter" and parameter in profile.filter
-    parameters = profile.filter if in_filter else profile.stages.setdefault(stage, {})
-    try:
-        parameters[parameter], _ = read_yaml(value)
-    except ValueError as error:
-        raise ValueError(f"--set {setting!r}: the value is no YAML: {error}") from error
-
-# %% ../../nbs/60_runner/01_profiles.ipynb #8181f14e
-def _forget_lines(profile: Profile, **options: object) -> None:
-    "What an option replaces has no line in the profile's file any more. `options`: field -> the option."
-    file = getattr(profile, "file", None)
-    if file and options.pop("imported"):
-        file.forget(*Profile.__slots__)
-    elif file:
-        file.forget(*(name for name, option in options.items() if option))
-
-
-def change_profile(
-    profile: Profile,
-    *,
-    languages: str,  # codes with commas, or "all"; empty: the profile's
-    source: str,  # empty: the profile's
-    workers: int,  # 0: the profile's
-    settings: list[str],  # "stage.parameter=value"
-    released: str = "",  # a trained filter: a folder, or a name on the hub
-    columns: dict[str, str] | None = None,  # column -> what the source's files call it; empty: the profile's
-    text_documents: str = "",  # what a text file is cut at; empty: the profile's
-    license: str = "",  # of the source's texts; empty: the profile's
-    imported: str = "",  # a released dataset, which takes the place of all that annotates; empty: the profile's
-    students: Sequence[str] = (),  # published students, each a folder or a name on the hub; none: the profile's
-    timeout: int | None = None,  # seconds; None: the profile's
-) -> Profile:
-    "`profile` with the command line's changes, checked again. Raises ValueError for an option that is wrong."
-    _forget_lines(
-        profile, languages=languages, source=source, columns=any((columns or {}).values()), workers=workers,
-        text_documents=text_documents, license=license or source, filter=released or settings, stages=settings,
-        students=students or languages, first=languages, benchmarks=languages, imported=imported,
-    )  # fmt: skip
-    if languages:
-        _choose_languages(profile, [code.strip() for code in languages.split(",") if code.strip()])
-    if source and source != profile.source:
-        profile.source, profile.license = source, ""
-    profile.columns |= {column: name for column, name in (columns or {}).items() if name}
-    profile.text_documents, profile.license = text_documents or profile.text_documents, license or profile.license
-    profile.workers = workers or profile.workers
-    profile.timeout = profile.timeout if timeout is None else timeout
-    if released:
-        _use_released(profile, released)
-    if imported:
-        _use_imported(profile, imported, license)
-    if students:
-        profile.students = [published_student(model) for model in students]
-    for setting in settings:
-        _set_parameter(profile, setting)
-    return check_profile(profile)
