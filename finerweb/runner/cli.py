@@ -68,8 +68,24 @@ _FROM = typer.Option("--from", help="Make these stages again, and all that reads
 _STUDENTS = typer.Option(
     "--student", help="Score this student, a folder or OWNER/NAME on the hub, in place of the profile's; once for each."
 )
+_STAGES = typer.Option(
+    help="Only these stages and what they need, with commas; 15_align/tha is a part of one, before:15_align/tha only "
+    "what that needs."
+)
+_FILTER = typer.Option(
+    "--filter", help="A trained filter to use: a folder, or a name on the hub (owner/name, owner/name@revision)."
+)
+_TIMEOUT = typer.Option(help="Seconds after which a task has failed; 0: none; the profile's if not given.")
+_ENGINE = typer.Option(help="Who does the tasks: local (this machine) or ray (a cluster).")
+_ADDRESS = typer.Option(help="Of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to.")
+_AGAIN = typer.Option(
+    "--ask-again",
+    help="Ask language models again what they answered uselessly: refused (no JSON of the form asked for), "
+    "content_filter, or both with a comma. Shows before what it may cost.",
+)
+_TAKE_OVER = typer.Option("--take-over", help="Go on with a run that was made from another profile.")
 
-
+# %% ../../nbs/60_runner/18_cli.ipynb #a18cal01
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"finerweb {version('finerweb')}")
@@ -110,23 +126,11 @@ def run(
     profile: Annotated[str, _PROFILE],
     name: Annotated[str, _RUN] = "",
     languages: Annotated[str, _LANGUAGES] = "",
-    stages: Annotated[
-        str,
-        typer.Option(
-            help="Only these stages and what they need, with commas; 15_align/tha is a part of one, "
-            "before:15_align/tha only what that needs."
-        ),
-    ] = "",
+    stages: Annotated[str, _STAGES] = "",
     source: Annotated[str, _SOURCE] = "",
     home: Annotated[str, _HOME] = "",
     workers: Annotated[int, typer.Option(min=0, help="Tasks at a time; the profile's if 0.")] = 0,
-    released: Annotated[
-        str,
-        typer.Option(
-            "--filter",
-            help="A trained filter to use: a folder, or a name on the hub (owner/name, owner/name@revision).",
-        ),
-    ] = "",
+    released: Annotated[str, _FILTER] = "",
     students: Annotated[Optional[list[str]], _STUDENTS] = None,  # noqa: UP045
     settings: Annotated[Optional[list[str]], _SETTINGS] = None,  # noqa: UP045
     text_column: Annotated[str, _TEXT_COLUMN] = "",
@@ -134,24 +138,13 @@ def run(
     url_column: Annotated[str, _URL_COLUMN] = "",
     text_documents: Annotated[str, _TEXT_DOCUMENTS] = "",
     license: Annotated[str, _LICENSE] = "",
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Go on with a run that was made from another profile.")
-    ] = False,
+    take_over: Annotated[bool, _TAKE_OVER] = False,
     force: Annotated[str, _FORCE] = "",
     begin: Annotated[str, _FROM] = "",
-    timeout: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Seconds after which a task has failed; 0: none; the profile's if not given."),
-    ] = None,
-    engine: Annotated[str, typer.Option(help="Who does the tasks: local (this machine) or ray (a cluster).")] = "local",
-    address: Annotated[
-        str, typer.Option(help="Of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to.")
-    ] = "",
-    again: Annotated[
-        str,
-        typer.Option("--ask-again", help="Ask language models again what they answered uselessly: refused (no JSON of "
-        "the form asked for), content_filter, or both with a comma. Shows before what it may cost."),
-    ] = "",
+    timeout: Annotated[Optional[int], _TIMEOUT] = None,  # noqa: UP045
+    engine: Annotated[str, _ENGINE] = "local",
+    address: Annotated[str, _ADDRESS] = "",
+    again: Annotated[str, _AGAIN] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all entries and show what would be done.")] = False,
 ) -> None:
     "Do what is not done of a profile's stages; a run that was stopped goes on where it was."
