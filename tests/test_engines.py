@@ -235,7 +235,7 @@ class Machine:
                 running[task] = need = left.pop(task)
                 order.append(task)
                 variables = self.engines.begin(task, need)
-                if need.spec:
+                if need.spec and engine_name(need.spec) in self.engines.places:
                     (self.engines.folder / f"{engine_name(need.spec)}.asked").touch()
                 elif need.gpu and self.engines.gpus:
                     self.own[task] = variables["CUDA_VISIBLE_DEVICES"]

@@ -74,7 +74,9 @@ class Engines:
         start=Engine,  # noqa: ANN001 (spec, key=, gpus=, log=, variables= -> a server with ready() and stop())
     ):
         self.gpus, self.per_gpu, self.variables, self._start = gpus, per_gpu, variables, start
-        self.folder, self._key = Path(tempfile.mkdtemp(prefix="finerweb-engines-")), secrets.token_urlsafe(32)
+        # made with the first offer: most runs need none
+        self.folder = Path(tempfile.gettempdir(), f"finerweb-engines-{secrets.token_hex(8)}")
+        self._key = secrets.token_urlsafe(32)
         self.environment = {ENGINES: str(self.folder), ENGINE_KEY: self._key}  # of every task
         self.places: dict[str, _Place] = {}  # engine -> where it is
         self.unwanted: set[str] = set()  # engines that may make room
@@ -149,6 +151,7 @@ def _place(self: Engines, task: Hashable, spec: dict) -> None:
         if count > len(self.gpus or [""]):
             return
         self._give_up(count - len(self._free()))
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         self.places[name] = _Place(spec, tuple(self._free()[:count]))
         offer(self.folder, name)
     if name in self.places:
