@@ -70,6 +70,7 @@ def markdown(path: Path, page: PurePosixPath, pages: set[str], exporter: Markdow
             cell.source = linked_outside_code(cell.source, page, pages)
     names = {"output_files_dir": f"{page.stem}_files", "unique_key": page.stem}
     text, resources = exporter.from_notebook_node(nb, names)
+    text = re.sub(r"\n{4,}(?=    \S)", "\n\n<!-- -->\n\n", text)  # or two outputs of one cell would be one block
     return text, {(page.parent / name).as_posix(): content for name, content in resources["outputs"].items()}
 
 
