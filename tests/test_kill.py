@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -100,9 +101,12 @@ class Place:
     def is_quiet(self) -> bool:
         return not processes(f"FINERWEB_MARK={self.folder}")
 
+    def tasks_done(self) -> int:
+        return sum("meta.json" in files for _, _, files in os.walk(self.run))  # which minds no folder that goes
+
     def is_at(self, tasks: float, runner: subprocess.Popen) -> bool:
         "Whether so many tasks are done, or the run has ended."
-        return runner.poll() is not None or len(list(self.run.rglob("meta.json"))) >= tasks
+        return runner.poll() is not None or self.tasks_done() >= tasks
 
     @property
     def asked(self) -> int:
@@ -175,29 +179,28 @@ def test_killed_at_twenty_random_moments(undisturbed, place):
     """A run in five languages: the runner alone, one other process of it, or all at once, when a random number of tasks
     is done, and a moment later."""
     chance, here, whole = random.Random(17), place(LANGUAGES), undisturbed(LANGUAGES)
-    tasks = len(list(whole.run.rglob("meta.json")))
-    moments = sorted(chance.uniform(0, tasks - 4) for _ in range(20))
-    runner, victims = None, Counter()
+    moments = sorted(chance.uniform(0, whole.tasks_done() - 4) for _ in range(20))
+    runner, kills = None, Counter()
     for moment in moments:
-        victim = chance.choice(["runner", "other", "all"])
-        if not runner or runner.poll() is not None:
-            runner = here.start()
-        wait_for(partial(here.is_at, moment, runner), 600, f"{moment:.0f} tasks done")
-        time.sleep(chance.uniform(0, 2))
+        pause = 2
+        while not runner or runner.poll() is not None or here.tasks_done() < moment:
+            if not runner or runner.poll() is not None:  # killed, or ended, for a task that was killed had failed
+                runner, pause = here.start(), 10
+            wait_for(partial(here.is_at, moment, runner), 1200, f"{moment:.0f} tasks done")
+        time.sleep(chance.uniform(0, pause))
         alive = processes(f"FINERWEB_MARK={here.folder}")
-        others = [number for number in alive if number != runner.pid]
-        if victim == "other" and others and runner.poll() is None:
-            os.kill(chance.choice(others), signal.SIGKILL)
-            victims[victim] += 1
-            runner.wait(1200)  # the other tasks go on; what needs the killed one fails
-        else:
-            for number in [runner.pid] if victim == "runner" and runner.poll() is None else alive:
-                if Path(f"/proc/{number}").exists():
-                    os.kill(number, signal.SIGKILL)
-            victims[victim] += 1
+        victim, others = chance.choice(["runner", "other", "all"]), sorted({*alive} - {runner.pid})
+        victims = {"runner": [runner.pid], "other": others and [chance.choice(others)], "all": alive}[victim]
+        for number in victims:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+                kills[victim] += 1
+        if runner.pid in victims:
             runner.wait()
-        assert 0 <= here.count_lost() <= 64, "what was under way at two workers"
-    assert sum(victims.values()) == 20
+            assert 0 <= here.count_lost() <= 64, "what was under way at two workers"
+    assert len(kills) == 3 and kills.total() >= 20, kills
+    runner.wait(1200)
+    here.count_lost()
     here.finish()
     here.assert_nothing_paid_twice()
     assert_same(here.run, whole.run)

@@ -99,7 +99,7 @@ def test_no_key_is_in_anything_that_a_run_writes_or_prints(finerweb, tmp_path):
     common = {"kind": "endpoint", "model": "m", "price_in": 1, "price_out": 1}
     with serving(Unkind) as unkind, serving(Closed) as closed:
         good = {"name": "good", "base_url": unkind, "api_key_env": "MY_TEACHERS_KEY"} | common
-        refused = {"name": "refused", "base_url": closed} | common  # its key is OPENAI_API_KEY
+        refused = common | {"name": "refused", "base_url": closed, "model": "n"}  # its key is OPENAI_API_KEY
         stages = SMALL["stages"] | {"12_filter": LIGHT_FILTER}
         for name, chat in (("small", good), ("refused", refused)):
             changes = dict(teachers=[SMALL["teachers"][0], chat], judge=chat, languages=["swh"], stages=stages)
