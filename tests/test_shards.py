@@ -16,6 +16,8 @@ from finerweb.runner.pipeline import run_tasks
 from finerweb.runner.plan import PlannedTask, plan
 from finerweb.runner.standing import standing
 from finerweb.runner.profiles import Profile, check_profile
+from finerweb.runner.resources import Room
+from finerweb.runner.workers import Workers
 from finerweb.shards import shard_rows
 from finerweb.store import Task, notebooks_folder, output_folder, read_meta
 from finerweb.teachers import make_teacher
@@ -168,8 +170,8 @@ def run(tasks: list[PlannedTask], home: Path, workers: int = 2) -> tuple[list[st
         if state == "done":
             done.append(task.label)
 
-    words = dict(home=str(home), run="small", workers=workers, environment={"PYTHONPATH": str(ROOT)}, report=report)
-    errors = run_tasks(tasks, **words)
+    at_work = Workers({"PYTHONPATH": str(ROOT)}, Room(workers=workers))
+    errors = run_tasks(tasks, home=str(home), run="small", workers=at_work, report=report)
     return sorted(done), errors
 
 
