@@ -4,6 +4,7 @@ home."""
 import json
 import os
 import threading
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from chat_server import ChatHandler, fences, serving
 from conftest import LIGHT_FILTER, SMALL, write_profile
 
 from finerweb.data import read_rows
+from finerweb.llm.chat import ChatRequest
+from finerweb.llm.endpoint import Endpoint
+from finerweb.llm.throttle import Hopeless
 from finerweb.runner.plan import plan
 from finerweb.runner.standing import standing
 from finerweb.runner.profiles import Profile, check_profile
@@ -121,6 +125,18 @@ def test_no_key_is_in_anything_that_a_run_writes_or_prints(finerweb, tmp_path):
     assert_no_canary(files | printed)
     notebooks = [text for name, text in files.items() if name.endswith(".ipynb")]
     assert notebooks and not [text for text in notebooks if "XDG_" in text or "environ({" in text]
+
+
+def test_a_refusal_that_repeats_the_key_is_told_without_it(monkeypatch):
+    pytest.importorskip("openai", reason="needs the client of endpoints")
+    monkeypatch.setenv("MY_TEACHERS_KEY", CANARIES["MY_TEACHERS_KEY"])
+    with serving(Closed) as address:
+        closed = Endpoint("m", base_url=address, api_key_env="MY_TEACHERS_KEY", timeout=5, most=4, wait=0.001)
+        request = ChatRequest((("user", "Oslo"),), None, max_tokens=9, temperature=0.0, seed=1)
+        with pytest.raises(Hopeless, match="Incorrect API key provided: .key.") as raised:
+            list(closed.replies([("k", request)]))
+    shown = "".join(traceback.format_exception(raised.value))
+    assert_no_canary({"as a notebook shows it": shown})
 
 
 def test_no_notebook_shows_the_environment(finished, root):

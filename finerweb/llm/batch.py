@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .chat import ChatReply, ChatRequest, failure
 from .ledger import Ledger, stored_replies
-from .protocol import api_key, body, filtered_reply, read_completion
+from .protocol import api_key, body, filtered_reply, hide_key, read_completion
 from .throttle import Hopeless
 
 # %% ../../nbs/04_llm/07_batch.ipynb #8bc768fd
@@ -110,7 +110,7 @@ def replies(self: Batch, requests: Iterable[tuple[str, ChatRequest]]) -> Iterato
                 self.sleep(self.poll)
     except OpenAIError as error:
         advice = "What was sent stands in the ledger and is collected by the next run."
-        raise Hopeless(f"the batch service at {self.base_url}: {error}. {advice}") from None
+        raise Hopeless(f"the batch service at {self.base_url}: {hide_key(str(error), secret)}. {advice}") from None
 
 # %% ../../nbs/04_llm/07_batch.ipynb #f0412fe4
 def _end_forgotten(backend: Batch, client: object) -> None:
@@ -204,12 +204,13 @@ def _collect(backend: Batch, client: object, batch: object, keys: list[str]) -> 
     waiting = set(keys) - set(stored_replies(backend.ledger, keys))
     files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
     for file_id in files:
-        for line in client.files.content(file_id).text.split("\n"):
+        for line in hide_key(client.files.content(file_id).text, client.api_key).split("\n"):
             if not line.strip():
                 continue
             key, reply = _read_line(line)
             if key in waiting:
                 waiting.discard(key)
                 yield key, reply
-    reason = f"the batch {batch.status} without an answer to this request. {_errors(batch)}"
+    said = hide_key(_errors(batch), client.api_key)
+    reason = f"the batch {batch.status} without an answer to this request. {said}"
     yield from ((key, failure(reason)) for key in keys if key in waiting)

@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 from fastcore.basics import patch
 
 from .chat import ChatReply, ChatRequest, failure
-from .protocol import api_key, body, filtered_reply, read_completion
+from .protocol import api_key, body, filtered_reply, hide_key, read_completion
 from .throttle import Fault, Hopeless, Traffic, backoff, retry_after
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #c7ee04d6
@@ -42,23 +42,23 @@ async def _ask_once(server: "Endpoint", client: object, request: ChatRequest) ->
     openai = "api.openai.com" in server.base_url
     fields = body(request, model=server.model, structured=server.structured, openai=openai) | server.extra
     model, messages = fields.pop("model"), fields.pop("messages")
+    clean = partial(hide_key, key=client.api_key)
     try:
         async with asyncio.timeout(server.timeout):
             raw = await client.chat.completions.with_raw_response.create(
                 model=model, messages=messages, extra_body=fields
             )
-        return server.read(json.loads(raw.http_response.content))
+        return server.read(json.loads(clean(raw.http_response.content.decode("utf-8-sig"))))
     except (TimeoutError, APIConnectionError) as error:
         if isinstance(error, TimeoutError) or "timed out" in str(error):
             raise Fault(f"{server.base_url}: no answer in {server.timeout:g} s", busy=True) from None
-        raise Fault(f"{server.base_url}: {error} {error.__cause__!r}", busy=False) from None
+        raise Fault(clean(f"{server.base_url}: {error} {error.__cause__!r}"), busy=False) from None
     except APIStatusError as error:
-        answer = error.response
-        if reply := filtered_reply(error.status_code, answer.text):
-            return reply
-        return failure(judge_status(error.status_code, answer.text, answer.headers, server.base_url))
+        status, text, headers = error.status_code, clean(error.response.text), error.response.headers
     except (OpenAIError, ValueError, RecursionError) as error:
-        raise Fault(f"{server.base_url}: {error}", busy=False) from None
+        raise Fault(clean(f"{server.base_url}: {error}"), busy=False) from None
+    # Outside of the block: an error that is raised here does not bring along the one that holds the answer as it came.
+    return filtered_reply(status, text) or failure(judge_status(status, text, headers, server.base_url))
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #97c221f0
 class Endpoint:
@@ -146,7 +146,7 @@ def replies(self: Endpoint, requests: Iterable[tuple[str, ChatRequest]]) -> Iter
             in_flight -= 1
             if isinstance(outcome, BaseException):
                 raise outcome
-            yield key, _without_secret(outcome, api_secret)
+            yield key, outcome
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #366cd363
 @contextmanager
@@ -184,13 +184,6 @@ def _open_client(loop: asyncio.AbstractEventLoop, base_url: str, api_secret: str
         yield client
     finally:
         asyncio.run_coroutine_threadsafe(client.close(), loop).result()
-
-
-def _without_secret(reply: ChatReply, api_secret: str) -> ChatReply:
-    "`reply` without the key, in case a server repeats it in an error."
-    if len(api_secret) <= 7:  # such as "none": no key, and perhaps a word of the error
-        return reply
-    return replace(reply, error=reply.error.replace(api_secret, "[key]"))
 
 # %% ../../nbs/04_llm/06_endpoint.ipynb #573fbd4c
 def unreachable(base_url: str, *, timeout: float) -> str:
