@@ -119,7 +119,7 @@ def test_a_task_asks_the_engine_with_the_keys_it_has_without_one(tmp_path, monke
     served.ledger.close()
     traces += [path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     assert not [trace for trace in traces if key in trace]
-    assert not engines.folder.exists() and not any(map(is_alive, processes()))
+    assert not engines.folder.exists() and within(10, lambda: not any(map(is_alive, processes())))
     rows = sqlite3.connect(tmp_path / "ledger.sqlite").execute("select key from replies").fetchall()
     assert {key for (key,) in rows} == {alone.key(r) for r in REQUESTS}
 

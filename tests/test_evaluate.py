@@ -185,7 +185,7 @@ def test_students_meet_test_sets_of_their_languages():
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("demo", 5), ("offline", 14), ("open", 6), ("paper", 12), ("real", 17), ("world", 8), ("colab", 5),
+        ("demo", 5), ("offline", 24), ("open", 6), ("paper", 12), ("real", 43), ("world", 8), ("colab", 5),
         ("kaggle", 8),
     ],  # fmt: skip
 )
