@@ -47,9 +47,13 @@ class Teacher(ChatHandler):
         return {"entities": [{"text": word, "type": "thing"} for word in re.findall(r"\w{4,}", text)[:8]]}
 
 
-def outputs(run: Path) -> dict[str, bytes]:
+TABLES = (".parquet", ".safetensors")
+RESULTS = (*TABLES, ".md", ".json")  # cards name the run
+
+
+def outputs(run: Path, ends: tuple[str, ...]) -> dict[str, bytes]:
     "The files of a run that are its results, by their names."
-    ends, records = (".parquet", ".safetensors", ".md", ".json"), ("meta.json", "run.json")
+    records = ("meta.json", "run.json")
     files = [p for p in run.rglob("*") if p.is_file() and p.suffix in ends and p.name not in records]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
 
@@ -164,8 +168,8 @@ def place(tmp_path, address, environment):
             os.kill(number, signal.SIGKILL)
 
 
-def assert_same(run: Path, expected: Path) -> None:
-    ours, theirs = outputs(run), outputs(expected)
+def assert_same(run: Path, expected: Path, ends: tuple[str, ...] = RESULTS) -> None:
+    ours, theirs = outputs(run, ends), outputs(expected, ends)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in theirs if ours[name] != theirs[name]] == []
 
@@ -299,8 +303,8 @@ def test_two_runs_at_once_in_one_home_share_their_replies(undisturbed, place):
     assert codes == [0, 0], [(here.folder / f"{name}.txt").read_text()[-2000:] for name in ("small", "second")]
     here.assert_nothing_paid_twice()
     assert here.asked == kept(whole.home), "what one asked the other found in the ledger"
-    for name in ("small", "second"):
-        assert_same(here.home / name, whole.run)
+    for name, ends in (("small", RESULTS), ("second", TABLES)):
+        assert_same(here.home / name, whole.run, ends)
 
 
 def flipped(path: Path, place: float) -> None:
