@@ -182,7 +182,7 @@ def assert_same(run: Path, expected: Path, ends: tuple[str, ...] = RESULTS) -> N
 def test_killed_at_twenty_random_moments(undisturbed, place):
     """A run in five languages: the runner alone, one other process of it, or all at once, when a random number of tasks
     is done, and a moment later."""
-    chance, here, whole = random.Random(17), place(LANGUAGES), undisturbed(LANGUAGES)
+    chance, whole, here = random.Random(17), undisturbed(LANGUAGES), place(LANGUAGES)
     moments = sorted(chance.uniform(0, whole.tasks_done() - 4) for _ in range(20))
     runner, kills = None, Counter()
     for moment in moments:
@@ -256,7 +256,7 @@ else:
 @pytest.mark.long
 @pytest.mark.parametrize(("fault", "moments"), [("parquet", "2,5,9,14,20,27"), ("sqlite", "1,4,6,9,12,15,19")])
 def test_killed_inside_a_write(fault, moments, undisturbed, place, tmp_path):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults/sitecustomize.py").write_text(FAULTS)
     counter = tmp_path / "counter"
@@ -279,7 +279,7 @@ def test_killed_inside_a_write(fault, moments, undisturbed, place, tmp_path):
 
 @pytest.mark.long
 def test_a_disk_that_fills_up_again_and_again(undisturbed, place, small_disk):
-    disk, whole = small_disk(150_000), undisturbed(["swh"])
+    whole, disk = undisturbed(["swh"]), small_disk(150_000)
     here = place(["swh"], disk / "runs")
     for size in (150_000, 400_000, 1_000_000, 1_500_000):
         small_disk(size)
@@ -297,7 +297,7 @@ def test_a_disk_that_fills_up_again_and_again(undisturbed, place, small_disk):
 @in_proc
 @pytest.mark.long
 def test_two_runs_at_once_in_one_home_share_their_replies(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     both = [here.start(name=name) for name in ("small", "second")]
     codes = [runner.wait(1200) for runner in both]
     assert codes == [0, 0], [(here.folder / f"{name}.txt").read_text()[-2000:] for name in ("small", "second")]
@@ -316,7 +316,7 @@ def flipped(path: Path, place: float) -> None:
 
 @pytest.mark.long
 def test_bytes_flipped_or_cut_are_made_again(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     shutil.copytree(whole.home, here.home)
     for n, stage in enumerate(("10_corpus/swh", "11_rate/swh/chat", "14_annotate/swh/chat", "16_merge/swh")):
         flipped(here.run / stage / "rows.parquet", 0.2 * n)
@@ -331,7 +331,7 @@ def test_bytes_flipped_or_cut_are_made_again(undisturbed, place):
 @in_proc
 @pytest.mark.long
 def test_a_ledger_that_another_process_locks_for_a_while(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     here.home.mkdir()
     Ledger(here.home / "ledger.sqlite").close()
     runner = here.start()
