@@ -47,9 +47,13 @@ class Teacher(ChatHandler):
         return {"entities": [{"text": word, "type": "thing"} for word in re.findall(r"\w{4,}", text)[:8]]}
 
 
-def outputs(run: Path) -> dict[str, bytes]:
+TABLES = (".parquet", ".safetensors")
+RESULTS = (*TABLES, ".md", ".json")  # cards name the run
+
+
+def outputs(run: Path, ends: tuple[str, ...]) -> dict[str, bytes]:
     "The files of a run that are its results, by their names."
-    ends, records = (".parquet", ".safetensors", ".md", ".json"), ("meta.json", "run.json")
+    records = ("meta.json", "run.json")
     files = [p for p in run.rglob("*") if p.is_file() and p.suffix in ends and p.name not in records]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
 
@@ -164,8 +168,8 @@ def place(tmp_path, address, environment):
             os.kill(number, signal.SIGKILL)
 
 
-def assert_same(run: Path, expected: Path) -> None:
-    ours, theirs = outputs(run), outputs(expected)
+def assert_same(run: Path, expected: Path, ends: tuple[str, ...] = RESULTS) -> None:
+    ours, theirs = outputs(run, ends), outputs(expected, ends)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in theirs if ours[name] != theirs[name]] == []
 
@@ -178,7 +182,7 @@ def assert_same(run: Path, expected: Path) -> None:
 def test_killed_at_twenty_random_moments(undisturbed, place):
     """A run in five languages: the runner alone, one other process of it, or all at once, when a random number of tasks
     is done, and a moment later."""
-    chance, here, whole = random.Random(17), place(LANGUAGES), undisturbed(LANGUAGES)
+    chance, whole, here = random.Random(17), undisturbed(LANGUAGES), place(LANGUAGES)
     moments = sorted(chance.uniform(0, whole.tasks_done() - 4) for _ in range(20))
     runner, kills = None, Counter()
     for moment in moments:
@@ -252,7 +256,7 @@ else:
 @pytest.mark.long
 @pytest.mark.parametrize(("fault", "moments"), [("parquet", "2,5,9,14,20,27"), ("sqlite", "1,4,6,9,12,15,19")])
 def test_killed_inside_a_write(fault, moments, undisturbed, place, tmp_path):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults/sitecustomize.py").write_text(FAULTS)
     counter = tmp_path / "counter"
@@ -275,7 +279,7 @@ def test_killed_inside_a_write(fault, moments, undisturbed, place, tmp_path):
 
 @pytest.mark.long
 def test_a_disk_that_fills_up_again_and_again(undisturbed, place, small_disk):
-    disk, whole = small_disk(150_000), undisturbed(["swh"])
+    whole, disk = undisturbed(["swh"]), small_disk(150_000)
     here = place(["swh"], disk / "runs")
     for size in (150_000, 400_000, 1_000_000, 1_500_000):
         small_disk(size)
@@ -293,14 +297,14 @@ def test_a_disk_that_fills_up_again_and_again(undisturbed, place, small_disk):
 @in_proc
 @pytest.mark.long
 def test_two_runs_at_once_in_one_home_share_their_replies(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     both = [here.start(name=name) for name in ("small", "second")]
     codes = [runner.wait(1200) for runner in both]
     assert codes == [0, 0], [(here.folder / f"{name}.txt").read_text()[-2000:] for name in ("small", "second")]
     here.assert_nothing_paid_twice()
     assert here.asked == kept(whole.home), "what one asked the other found in the ledger"
-    for name in ("small", "second"):
-        assert_same(here.home / name, whole.run)
+    for name, ends in (("small", RESULTS), ("second", TABLES)):
+        assert_same(here.home / name, whole.run, ends)
 
 
 def flipped(path: Path, place: float) -> None:
@@ -312,7 +316,7 @@ def flipped(path: Path, place: float) -> None:
 
 @pytest.mark.long
 def test_bytes_flipped_or_cut_are_made_again(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     shutil.copytree(whole.home, here.home)
     for n, stage in enumerate(("10_corpus/swh", "11_rate/swh/chat", "14_annotate/swh/chat", "16_merge/swh")):
         flipped(here.run / stage / "rows.parquet", 0.2 * n)
@@ -327,7 +331,7 @@ def test_bytes_flipped_or_cut_are_made_again(undisturbed, place):
 @in_proc
 @pytest.mark.long
 def test_a_ledger_that_another_process_locks_for_a_while(undisturbed, place):
-    here, whole = place(["swh"]), undisturbed(["swh"])
+    whole, here = undisturbed(["swh"]), place(["swh"])
     here.home.mkdir()
     Ledger(here.home / "ledger.sqlite").close()
     runner = here.start()
