@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from test_review import browser  # noqa: F401
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SETTINGS = {  # every cell is in the page, and nothing is asked
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -85,24 +85,18 @@ def lab(finished, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(lab, browser):  # noqa: F811
     "16_merge in a headless Chromium, all its cells run."
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, to drive a browser")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
-        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        page.set_default_timeout(240_000)
-        page.goto(f"{lab}/lab/tree/16_merge.ipynb")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_function(IDLE)
-        choose(page, "Run", "Run All Cells")
-        page.wait_for_function(RUN)
-        page.wait_for_function(IDLE)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(240_000)
+    page.goto(f"{lab}/lab/tree/16_merge.ipynb")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_function(IDLE)
+    choose(page, "Run", "Run All Cells")
+    page.wait_for_function(RUN)
+    page.wait_for_function(IDLE)
+    yield page
+    page.close()
 
 
 def choose(page, *words: str) -> None:

@@ -62,7 +62,7 @@ class Rows(Sequence):
 
     def __add__(self, rows: list[dict]) -> "Rows":
         "These rows, and behind them others that have their columns."
-        more = pa.RecordBatch.from_pylist(list(rows), schema=self.batches[0].schema)
+        more = pa.RecordBatch.from_pylist(list(rows), schema=self.batches[0].schema if self.batches else None)
         count, total = self.firsts[-1], self.firsts[-1] + len(more)
         return Rows([*self.batches, more], np.concatenate([self.numbers, np.arange(count, total)]))
 
@@ -76,7 +76,7 @@ def remade(rows: Sequence[dict], changed: Iterable[dict]) -> Sequence[dict]:
     "All `changed` rows, kept as `rows` are: as `Rows` with the same columns, or as a list."
     if not isinstance(rows, Rows):
         return list(changed)
-    kind, changed = rows.batches[0].schema, iter(changed)
+    kind, changed = rows.batches[0].schema if rows.batches else None, iter(changed)
     blocks = iter(lambda: list(islice(changed, _BLOCK)), [])
     return Rows([pa.RecordBatch.from_pylist(block, schema=kind) for block in blocks])
 

@@ -30,7 +30,8 @@ def changes(one: Mapping, two: Mapping) -> list[str]:
     def both(part: str, name: str) -> tuple:
         return (one[part] or {}).get(name), (two[part] or {}).get(name)
 
-    told = ["{}: {}, {}".format(name, *map(_short, both("parameters", name))) for name in names("parameters")]
+    deciding = [name for name in names("parameters") if name not in ("shard", "shards")]
+    told = ["{}: {}, {}".format(name, *map(_short, both("parameters", name))) for name in deciding]
     told += ["other code of its stage"] * (one["code"] != two["code"])
     told += ["{} {}, {}".format(name, *both("versions", name)) for name in names("versions")]
     return told + [f"reads {name}, which differs" for name in names("inputs")]

@@ -236,9 +236,10 @@ def _environment(profile: Profile) -> dict[str, str]:
 
 def _workers(profile: Profile, ray: str | None) -> Workers | RayWorkers:
     "The workers of this machine, or those of a Ray cluster. Raises RuntimeError without such a cluster."
-    environment, timeout, gpus = _environment(profile), profile.timeout, machine_gpus()
+    environment, timeout = _environment(profile), profile.timeout
     if ray is not None:
         return RayWorkers(environment, address=ray, timeout=timeout)
+    gpus = machine_gpus()
     engines = Engines(gpus=gpus, per_gpu=max(1, profile.workers // max(1, len(gpus))), variables=environment)
     return Workers(environment, Room(profile.workers), engines=engines, timeout=timeout)
 
@@ -305,9 +306,10 @@ def run_profile(
         with FileLock(folder / ".lock").acquire(timeout=1):  # `is_at_work` may hold it for a moment
             if not take_over:
                 check_owner(profile, home, run)
+            workers = _workers(profile, ray)
             keep_profile(profile, folder)
             started(tasks)
-            return run_tasks(tasks, home=home, run=run, workers=_workers(profile, ray), report=report)
+            return run_tasks(tasks, home=home, run=run, workers=workers, report=report)
     except Timeout:
         hint = "wait for it, or give another --run NAME"
         raise RuntimeError(f"the run in {folder} is at work in another process; {hint}") from None

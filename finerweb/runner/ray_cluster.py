@@ -81,9 +81,12 @@ class RayWorkers:
     def begin(self, task: PlannedTask, home: str, run: str) -> object:
         "Gives `task` to the cluster; `outcome` takes what is returned."
         need = task_resources(task)
-        gpus = need.gpus if self.ray.cluster_resources().get("GPU") else 0
-        wanted = {"num_cpus": need.threads, "num_gpus": gpus, "memory": int(need.memory * 1e9)}
-        remote = self.ray.remote(execute_on_node).options(**wanted, max_retries=3, name=task.label)
+        wanted = {"CPU": need.threads, "GPU": need.gpus, "memory": int(need.memory * 1e9)}
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        # what no node has, Ray would wait for without a word
+        given = {name: min(value, int(max(node.get(name, 0) for node in nodes))) for name, value in wanted.items()}
+        how = {"num_cpus": given["CPU"], "num_gpus": given["GPU"], "memory": given["memory"], "name": task.label}
+        remote = self.ray.remote(execute_on_node).options(**how, max_retries=3)
         code = code_fingerprint(task.stage)["code"]
         begun = remote.remote(task, str(runs_folder(home)), run, code=code, **self.words)
         self.begun.add(begun)

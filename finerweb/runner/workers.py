@@ -221,7 +221,8 @@ def _limit(seconds: int, pipe: Connection) -> None:
     "After so many seconds this process answers on `pipe` that they are over, and ends with its kernel."
 
     def end(*_: object) -> None:
-        pipe.send(f"TimeoutError: not done after {seconds:,} seconds; raise the profile's timeout, or --timeout")
+        with suppress(OSError):  # the runner has ended
+            pipe.send(f"TimeoutError: not done after {seconds:,} seconds; raise the profile's timeout, or --timeout")
         for kernel in active_children():
             with suppress(ProcessLookupError):
                 os.killpg(kernel.pid, signal.SIGKILL)
