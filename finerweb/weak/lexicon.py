@@ -98,7 +98,7 @@ def cities(script: str) -> dict[str, float]:
     for city in _geonames():
         own_score = _population_score(city["population"])
         for n, name in enumerate(_city_names(city, script)):
-            if _may_be_listed(name, script) and in_script(name):
+            if in_script(name) and _may_be_listed(name, script):
                 key, other_name = name_key(name), n > 0
                 score = own_score - 0.1 if other_name and script == "Latn" else own_score
                 scores[key] = max(scores.get(key, 0.0), score)
