@@ -162,10 +162,11 @@ def test_a_task_that_needs_more_than_the_machine_has_runs_alone():
 @linux
 def test_a_task_that_takes_too_long_is_ended_with_its_kernel_and_says_so(tmp_path):
     corpus, *_ = first_tasks()
+    figures = next(t for t in plan(load_profile("demo")) if t.stage == "50_figures")  # its lesson draws for seconds
     workers = Workers({}, Room(workers=1), timeout=1)
-    error = workers.outcome(workers.begin(corpus, str(tmp_path), "mine"))
+    error = workers.outcome(workers.begin(figures, str(tmp_path), "mine"))
     assert error.startswith("TimeoutError: not done after 1 seconds")
-    assert workers.room.taken == {} and not read_meta(output_folder(str(tmp_path), "mine", "10_corpus", corpus.key))
+    assert workers.room.taken == {} and not read_meta(output_folder(str(tmp_path), "mine", "50_figures", figures.key))
     children = Path(f"/proc/{workers.server.pid}/task/{workers.server.pid}/children")
     until = time.monotonic() + 60
     while children.read_text().strip() and time.monotonic() < until:

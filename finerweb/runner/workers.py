@@ -199,12 +199,11 @@ def execute_task(task: PlannedTask, home: str, run: str) -> str:
         (folder / "progress.json").unlink(missing_ok=True)
     return _wrong_output(task, folder, home, run)
 
-# %% ../../nbs/60_runner/06_workers.ipynb #75b9fd3b
+# %% ../../nbs/60_runner/06_workers.ipynb #a06prep1
 _FOR_ALL = (
     "finerweb.weak.teacher", "ipykernel.debugger", "ipykernel.kernelapp", "jupyter_client.provisioning",
     "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline", "nbclient", "pandas", "pyarrow.parquet",
 )  # fmt: skip
-_LONGEST_NAME = 64  # bytes of a request
 
 
 def _prepare_for_all() -> None:
@@ -242,6 +241,9 @@ def _prepare(stage: str) -> None:
 
         for passage in lesson_passages():  # each lesson asks for theirs, and most of it serves every language
             lexicon(passage.language)
+
+# %% ../../nbs/60_runner/06_workers.ipynb #75b9fd3b
+_LONGEST_NAME = 64  # bytes of a request
 
 
 def serve(control: int) -> None:
