@@ -27,7 +27,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks of imported li
 FORKED = """
 import os, sys, torch
 import papermill
-from finerweb.runner.workers import KernelFork, use_fork
+from finerweb.runner.kernels import KernelFork, use_fork
 os.environ["OMP_NUM_THREADS"] = "3"
 use_fork(KernelFork())
 papermill.execute_notebook("asked.ipynb", "answered.ipynb", kernel_name="python3", progress_bar=False)
