@@ -85,7 +85,7 @@ def fork_client() -> type:
                     while (said.get("msg_type"), said.get("parent_header", {}).get("msg_id")) != ("status", asked):
                         said = await self.get_iopub_msg(timeout=0.2)  # busy or idle: this end hears the kernel
                     return
-            raise RuntimeError("the kernel ended, or did not answer, before its first cell")
+            raise RuntimeError("the kernel ended, or did not answer, before its first cell; kernel.log may say why")
 
     return ForkClient
 
