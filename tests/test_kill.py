@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -377,6 +378,27 @@ def test_a_new_ledger_that_is_locked_is_not_called_broken(impatient, tmp_path):
     with pytest.raises(TimeoutError, match="locked by another process; end that and run again"):
         Ledger(tmp_path / "ledger.sqlite")
     other.execute("rollback")
+
+
+def _open(path: Path, together: "Barrier", errors: "Queue") -> None:  # noqa: F821
+    together.wait()
+    try:
+        Ledger(path)
+        errors.put("")
+    except Exception as error:
+        errors.put(repr(error))
+
+
+def test_processes_that_open_a_new_ledger_at_once_all_succeed(tmp_path):
+    fork = get_context("fork")
+    for n in range(40):
+        together, errors = fork.Barrier(6), fork.Queue()
+        openers = [fork.Process(target=_open, args=(tmp_path / f"{n}.sqlite", together, errors)) for _ in range(6)]
+        for opener in openers:
+            opener.start()
+        assert [errors.get(timeout=60) for _ in openers] == [""] * 6
+        for opener in openers:
+            opener.join()
 
 
 def labelled(home: Path) -> Task:

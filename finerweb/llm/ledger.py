@@ -46,6 +46,19 @@ pragma user_version = 1;
 _INHERITED: list = []
 
 
+def _use_wal(connection: sqlite3.Connection, seconds: float = 5) -> None:
+    "Lets readers and a writer work at once. SQLite fails where another process changes a new file to it: tried again."
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > ends:
+                raise
+            time.sleep(0.01)
+
+
 class Ledger:
     "The replies of every model that was asked in one home. Raises ValueError for a file that is no ledger."
 
@@ -76,7 +89,7 @@ class Ledger:
             self._lock = FileLock(self.lock_file(self.owner))
             self._lock.acquire()
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._connection.execute("pragma journal_mode = wal")
+            _use_wal(self._connection)
             self._connection.execute("pragma synchronous = normal")
         return self._connection
 
