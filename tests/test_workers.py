@@ -1,11 +1,12 @@
-"""The processes that execute tasks: kernels that are forks, and what happens when a process is killed."""
+"""The processes that execute tasks: forks that execute notebooks, and what happens when a process is killed."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from finerweb.llm.engines import Engines
+from finerweb.runner import workers as runner_workers
 from finerweb.runner.cli import app
 from finerweb.runner.pipeline import run_tasks
 from finerweb.runner.plan import PlannedTask, plan
@@ -24,33 +26,65 @@ from finerweb.runner.workers import Workers
 from finerweb.store import output_folder, read_meta
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks of imported libraries are Linux's")
-FORKED = """
-import os, sys, torch
-import papermill
-from finerweb.runner.kernels import KernelFork, use_fork
-os.environ["OMP_NUM_THREADS"] = "3"
-use_fork(KernelFork())
-papermill.execute_notebook("asked.ipynb", "answered.ipynb", kernel_name="python3", progress_bar=False)
-"""
-ASKED = """import json, os, sys
+ASKED = """import json, os, subprocess, sys, tempfile
 loaded = "torch" in sys.modules
 import torch
 leads = os.getsid(0) == os.getpid()
-print(json.dumps([loaded, torch.get_num_threads(), os.environ["MARK"], os.getcwd(), __name__, leads]))"""
+os.write(1, b"past Python")
+left = subprocess.Popen(["sleep", "600"]).pid
+print(json.dumps([loaded, torch.get_num_threads(), os.environ["MARK"], __name__, leads, tempfile.mkdtemp(), left]))"""
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    "Executes a cell as the notebook of a task of three threads; the error in one line, and the task's folder."
+    monkeypatch.setattr(runner_workers, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setenv("MARK", "its own")
+    monkeypatch.setenv("TMPDIR", "")  # so that both are put back
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    corpus, *_ = first_tasks()
+    task = dataclasses.replace(corpus, parameters={**corpus.parameters, "threads": 3})
+    folder = output_folder(str(tmp_path), "mine", task.stage, task.key)
+
+    def execute(cell: str, seconds: int = 0) -> tuple[str, Path]:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        nbformat.write(notebook, tmp_path / f"{task.stage}.ipynb")
+        return runner_workers._in_own_process(task, str(tmp_path), "mine", seconds), folder
+
+    yield execute
+    assert not list(tmp_path.glob("finerweb-*")), "temporary files are left"
 
 
 @linux
-def test_a_forked_kernel_has_the_imports_threads_environment_and_folder_of_its_task(tmp_path):
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ASKED)]), tmp_path / "asked.ipynb")
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED],
-        cwd=tmp_path, env=os.environ | {"MARK": "its own"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and "--existing" not in done.stdout
-    (cell,) = nbformat.read(tmp_path / "answered.ipynb", 4).cells
-    (output,) = [output["text"] for output in cell["outputs"]]
-    assert json.loads(output) == [True, 3, "its own", str(tmp_path), "__main__", True]
+def test_a_notebook_has_the_imports_threads_and_environment_of_its_task_and_leaves_nothing(executed):
+    import torch  # noqa: F401
+
+    error, folder = executed(ASKED)
+    assert error == "the notebook ended without an output"
+    (printed,) = [o["text"] for c in nbformat.read(folder / "notebook.ipynb", 4).cells for o in c.get("outputs", [])]
+    *facts, scratch, left = json.loads(printed)
+    assert facts == [True, 3, "its own", "__main__", True]
+    assert (folder / "kernel.log").read_text() == "past Python"
+    assert not Path(scratch).exists()
+    status = Path(f"/proc/{left}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()  # dead, and perhaps not yet buried
+
+
+@linux
+@pytest.mark.parametrize(
+    ("cell", "seconds", "expected"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 0, "the process of the notebook was killed"),
+        ("import time\ntime.sleep(600)", 1, "TimeoutError: not done after 1 seconds"),
+        ("import os\nos._exit(3)", 0, "the process of the notebook was killed"),
+    ],
+)
+def test_a_notebook_whose_process_ends_or_hangs_says_so_and_has_no_output(executed, cell, seconds, expected):
+    prepared = "import pathlib, os\nfolder = pathlib.Path(os.environ['FINERWEB_PROGRESS']).parent\n"
+    error, folder = executed(f"{prepared}(folder / 'meta.json').write_text('{{}}')\n{cell}", seconds)
+    assert expected in error and "\n" not in error
+    assert not (folder / "meta.json").exists()
 
 
 def first_tasks() -> list[PlannedTask]:
@@ -97,6 +131,14 @@ def test_a_notebook_that_papermill_alone_executes_makes_the_same_bytes(finished,
         source = str(Path(__file__).parent.parent / f"nbs/{stage}.ipynb")
         papermill.execute_notebook(source, None, parameters, kernel_name="python3", progress_bar=False)
         assert read_meta(again)["files"] == read_meta(made)["files"], stage
+
+
+@linux
+@pytest.mark.parametrize(("cell", "expected"), [("raise SystemExit(3)", "SystemExit: 3"), ("input()", "StdinNot")])
+def test_a_notebook_that_asks_for_its_end_or_for_input_fails(executed, cell, expected):
+    error, folder = executed(cell)
+    assert error.startswith(expected)
+    assert nbformat.read(folder / "notebook.ipynb", 4).metadata.papermill.exception
 
 
 # --- room, time, and what is made again
