@@ -45,7 +45,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             choice = {"message": {"content": json.dumps(asked)}, "finish_reason": "stop"}
             self.answer(200, {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
     def log_message(self, *words): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+http.server.ThreadingHTTPServer((sys.argv[3], int(sys.argv[1])), Answer).serve_forever()
 """
 SPEC = {"name": "m", "kind": "vllm", "model": "models/m", "revision": "r1", "extra": {"enable_thinking": False}}
 REQUESTS = [
@@ -74,7 +74,7 @@ def within(seconds: float, condition) -> bool:
 def started(tmp_path):
     "(a `start` for `Engines` with the server above, a function that gives the processes of all that were started)."
     pids = tmp_path / "pids"
-    command = lambda spec, port: [sys.executable, "-c", SERVER, str(port), str(pids)]
+    command = lambda spec, port, host: [sys.executable, "-c", SERVER, str(port), str(pids), host]
 
     def processes() -> list[int]:
         return [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
@@ -148,7 +148,7 @@ def test_an_engine_ends_with_the_process_that_began_it(tmp_path, number):
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_engines import SERVER, SPEC, Engine
-command = lambda spec, port: [sys.executable, "-c", SERVER, str(port), {str(tmp_path / "pids")!r}]
+command = lambda spec, port, host: [sys.executable, "-c", SERVER, str(port), {str(tmp_path / "pids")!r}, host]
 engine = Engine(SPEC, key="k", gpus=(), log={str(tmp_path / "log")!r}, variables={{}}, command=command)
 time.sleep(600)
 """
@@ -159,6 +159,18 @@ time.sleep(600)
     parent.send_signal(number)
     parent.wait()
     assert within(10, lambda: not is_alive(server) and not is_alive(child))
+
+
+def test_when_the_keeper_is_killed_the_engine_ends_all_the_same(tmp_path, started):
+    start, processes = started
+    engine = start(SPEC, key="k", gpus=(), log=tmp_path / "log", variables={})
+    assert within(20, engine.ready) and len(processes()) == 2
+    os.kill(engine.keeper.pid, signal.SIGKILL)
+    assert within(10, lambda: engine.keeper.poll() is not None)
+    with pytest.raises(RuntimeError, match="ended while it was at work"):
+        engine.ready()
+    engine.stop()
+    assert within(10, lambda: not any(map(is_alive, processes())))
 
 
 def test_what_a_killed_server_leaves_is_ended_and_the_next_task_gets_another(tmp_path, monkeypatch, started):
@@ -183,7 +195,7 @@ def test_what_a_killed_server_leaves_is_ended_and_the_next_task_gets_another(tmp
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_once(tmp_path, monkeypatch):
-    command = lambda spec, port: [sys.executable, "-c", "raise SystemExit('CUDA out of memory')"]
+    command = lambda spec, port, host: [sys.executable, "-c", "raise SystemExit('CUDA out of memory')"]
     with Engines(
         gpus=["0"], per_gpu=1, variables={}, start=lambda spec, **more: Engine(spec, command=command, **more)
     ) as engines:

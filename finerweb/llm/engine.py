@@ -37,17 +37,21 @@ def server_options(settings: dict) -> list[str]:
     return options
 
 
-def server_command(spec: dict, port: int) -> list[str]:
-    "The command that serves the model of a `vllm` teacher."
+def server_command(spec: dict, port: int, host: str) -> list[str]:
+    "The command that serves the model of a `vllm` teacher at an address of this machine."
     settings = engine_settings(spec["model"], spec.get("revision", ""), spec.get("engine", {}))
     how = {"generation_config": "vllm", "chat_template_content_format": "string"}
-    where = {"served_model_name": spec["model"], "host": "127.0.0.1", "port": port}
+    where = {"served_model_name": spec["model"], "host": host, "port": port}
     options = server_options(how | settings | where | {"disable_uvicorn_access_log": True})
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
 
 # %% ../../nbs/04_llm/14_engine.ipynb #95ecb32a
 _KEEPER = """
 import os, signal, subprocess, sys, threading
+if os.fork():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.wait()
+    os._exit(0)
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server's, which ends in its own way
 def end():
@@ -71,18 +75,19 @@ class Engine:
         gpus: tuple[str, ...],  # as CUDA_VISIBLE_DEVICES names them; none: all that there are
         log: Path,  # file of what the server prints
         variables: dict[str, str],  # further environment variables
+        host: str = "127.0.0.1",  # the address of this machine at which tasks ask
         patience: float = 3600.0,  # seconds to load, and perhaps to download, the model
-        command=server_command,  # noqa: ANN001 ((spec, port) -> command)
+        command=server_command,  # noqa: ANN001 ((spec, port, host) -> command)
     ):
         self.spec, self.log, self.patience, self._key = spec, log, patience, key
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((host, 0))
             port = free.getsockname()[1]
-        self.base_url, self.longest = f"http://127.0.0.1:{port}/v1", 0  # tokens that the model reads, once it answers
+        self.base_url, self.longest = f"http://{host}:{port}/v1", 0  # tokens that the model reads, once it answers
         kept = {name: value for name, value in os.environ.items() if name not in _OWN}
         kept |= variables | {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
         kept |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        words = [sys.executable, "-I", "-c", _KEEPER, *command(spec, port)]
+        words = [sys.executable, "-I", "-c", _KEEPER, *command(spec, port, host)]
         with open(log, "wb") as out:
             how = {"stdin": subprocess.PIPE, "stdout": out, "stderr": subprocess.STDOUT, "start_new_session": True}
             self.keeper = subprocess.Popen(words, env=kept, **how)

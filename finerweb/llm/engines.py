@@ -72,10 +72,11 @@ class Engines:
         per_gpu: int,  # tasks with a model of their own that may share a GPU
         variables: dict[str, str],  # further environment variables of the servers
         start=Engine,  # noqa: ANN001 (spec, key=, gpus=, log=, variables= -> a server with ready() and stop())
+        folder: Path | None = None,  # where tasks are told of engines; None: one of this machine
     ):
         self.gpus, self.per_gpu, self.variables, self._start = gpus, per_gpu, variables, start
         # made with the first offer: most runs need none
-        self.folder = Path(tempfile.gettempdir(), f"finerweb-engines-{secrets.token_hex(8)}")
+        self.folder = folder or Path(tempfile.gettempdir(), f"finerweb-engines-{secrets.token_hex(8)}")
         self._key = secrets.token_urlsafe(32)
         self.environment = {ENGINES: str(self.folder), ENGINE_KEY: self._key}  # of every task
         self.places: dict[str, _Place] = {}  # engine -> where it is

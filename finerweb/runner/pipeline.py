@@ -234,11 +234,11 @@ def _environment(profile: Profile) -> dict[str, str]:
     return variables | ({"HF_HUB_OFFLINE": "1"} if profile.offline else {})
 
 
-def _workers(profile: Profile, ray: str | None) -> Workers | RayWorkers:
+def _workers(profile: Profile, ray: str | None, folder: Path) -> Workers | RayWorkers:
     "The workers of this machine, or those of a Ray cluster. Raises RuntimeError without such a cluster."
     environment, timeout = _environment(profile), profile.timeout
     if ray is not None:
-        return RayWorkers(environment, address=ray, timeout=timeout)
+        return RayWorkers(environment, address=ray, timeout=timeout, folder=folder / ".engines")
     gpus = machine_gpus()
     engines = Engines(gpus=gpus, per_gpu=max(1, profile.workers // max(1, len(gpus))), variables=environment)
     return Workers(environment, Room(profile.workers), engines=engines, timeout=timeout)
@@ -306,7 +306,7 @@ def run_profile(
         with FileLock(folder / ".lock").acquire(timeout=1):  # `is_at_work` may hold it for a moment
             if not take_over:
                 check_owner(profile, home, run)
-            workers = _workers(profile, ray)
+            workers = _workers(profile, ray, folder)
             keep_profile(profile, folder)
             started(tasks)
             return run_tasks(tasks, home=home, run=run, workers=workers, report=report)
