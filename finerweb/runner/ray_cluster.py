@@ -129,7 +129,7 @@ class RayWorkers:
         self,
         environment: dict[str, str],
         *,
-        address: str,  # of the cluster; "auto": this machine's; empty: that of RAY_ADDRESS, or one of this machine alone
+        address: str,  # of the cluster; "auto": this machine's; empty: RAY_ADDRESS, or else one of this machine alone
         timeout: int,  # seconds that a task may take; 0: any time
         folder: Path,  # where tasks are told of engines; all nodes see it
         command=server_command,  # noqa: ANN001 ((spec, port, host) -> command of an engine)
