@@ -129,10 +129,11 @@ def _prepare(stage: str) -> None:
         check_language("Mercy", "eng")  # reads its model
     if stage in ("11_rate", "14_annotate"):
         from finerweb.data import lesson_passages
-        from finerweb.weak.lexicon import lexicon
+        from finerweb.weak.teacher import METHODS, weak_teacher
 
         for passage in lesson_passages():  # each lesson asks for theirs, and most of it serves every language
-            lexicon(passage.language)
+            for method in METHODS:
+                weak_teacher(method, language=passage.language, raw_text=[passage.text]).annotate([passage])
 
 # %% ../../nbs/60_runner/07_workers.ipynb #75b9fd3b
 def end_with_parent() -> None:
