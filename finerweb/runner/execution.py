@@ -22,7 +22,7 @@ def _kernel_client() -> "BlockingInProcessKernelClient":  # noqa: F821
     from traitlets.config import Config
 
     session, socket = Session(key=b""), DummySocket()  # no key: nothing leaves the process, so that nothing is signed
-    thread = IOPubThread(socket, session=session)  # not started
+    thread = IOPubThread(socket)  # not started
     settings = Config({"HistoryManager": {"enabled": False}})
     kernel = InProcessKernel(session=session, iopub_thread=thread, _underlying_iopub_socket=socket, config=settings)
     client = BlockingInProcessKernelClient(kernel=kernel, session=session)
