@@ -24,7 +24,7 @@ class Resources:
 
 
 _MEMORY = {
-    "12_filter": 3.0, "13_select": 2.0, "18_sentences": 2.0, "20_publish": 3.0, "33_binder": 5.0, "34_gliner": 6.0,
+    "12_filter": 3.0, "13_select": 2.0, "18_sentences": 2.0, "20_publish": 3.0, "33_binder": 6.5, "34_gliner": 6.0,
     "35_evaluate": 3.0, "40_confidence": 5.0, "41_label_language": 3.0, "50_figures": 3.0, "51_tables": 2.0,
 }  # fmt: skip
 _ASKED = {"11_rate": "teacher", "14_annotate": "teacher", "17_translate": "translator", "19_judge": "judge"}
