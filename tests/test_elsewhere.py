@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LIGHT_FILTER, write_profile
 from typer.testing import CliRunner
 
 from finerweb.evaluate import check_student_from_elsewhere, published_student, student_from_elsewhere
@@ -146,9 +147,22 @@ def test_a_teacher_among_the_students_waits_for_the_texts_of_its_language_only(t
     tasks = plan(load_profile(str(profile(tmp_path, [LEXICON], teachers=weak, source="sample"))))
     needs = {task.key[1]: task.needs for task in tasks if task.stage == "35_evaluate"}
     assert set(needs) == {"sample-eng", "sample-swh"}
-    assert set(needs["sample-swh"]) == {("18_sentences", ("swh",)), ("30_benchmarks", ("sample-swh",))}
+    texts = {(stage, ("swh",)) for stage in ("10_corpus", "13_select", "18_sentences")}
+    assert set(needs["sample-swh"]) == {*texts, ("30_benchmarks", ("sample-swh",))}
     alone = plan(load_profile(str(profile(tmp_path, [LEXICON]))))
     assert all("18_sentences" != stage for task in alone for stage, _ in task.needs)
+
+
+def test_a_run_scores_its_teachers_and_leaves_them_when_nothing_changed(tmp_path, finerweb):
+    weak = [LEXICON, {"name": "patterns", "kind": "weak"}]
+    small = {"10_corpus": {"documents": 4}, "12_filter": LIGHT_FILTER, "13_select": {"passages": 4, "threshold": -9.0}}
+    changes = dict(languages=["swh"], teachers=weak, students=weak, stages=small)
+    command = ("run", write_profile(tmp_path, **changes), "--stages", "35_evaluate")
+    first = finerweb(tmp_path, *command)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "35_evaluate lexicon/sample-swh" in first.stdout and "35_evaluate patterns/sample-swh" in first.stdout
+    again = finerweb(tmp_path, *command)
+    assert again.returncode == 0 and "done 35_evaluate" not in again.stdout, again.stdout
 
 
 def test_the_packaged_harness_has_seven_sets_and_trains_nothing():

@@ -247,6 +247,20 @@ def _with_all_they_read(chosen: list[PlannedTask], tasks: list[PlannedTask]) -> 
             waiting += [by_name[name] for name in task.needs + task.wants if name in by_name]
     return names
 
+# %% ../../nbs/60_runner/03_plan.ipynb #evalneeds1
+_RAW = ("10_corpus", "13_select")  # texts that a weak teacher learns words from
+
+
+def _evaluation_needs(needs: tuple[TaskName, ...], parameters: dict, benchmark: dict) -> tuple[TaskName, ...]:
+    "What the evaluation of a student reads, of all `needs` that one may have."
+    if not parameters.get("model"):
+        return tuple(need for need in needs if need[0] not in _RAW)
+    # what a student from elsewhere learned from is not this run's
+    outside = (("model", ()),) if parameters["kind"] == "published" else ()
+    code = benchmark_entry(benchmark)["language"]
+    learns = [(stage, (code,)) for stage in (*_RAW, "18_sentences")] if parameters["kind"] == "weak" else []
+    return (*outside, *(need for need in needs if need[0] == "30_benchmarks" or need in learns))
+
 # %% ../../nbs/60_runner/03_plan.ipynb #a03pla01
 def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[str, dict]) -> PlannedTask:
     "The task of `stage` for `chosen` (axis -> name); `parameters`: those that all tasks of the stage have."
@@ -264,11 +278,8 @@ def _planned(stage: Stage, chosen: dict[str, str], parameters: dict, axes: dict[
     if stage.name == "14_annotate" and teacher["kind"] == "student":
         of_run = run_student(teacher)
         needs += ((of_run[0], of_run[1:]),) if of_run else (("model", ()),)
-    if parameters.get("model"):  # of a student: what it learned from is not this run's
-        outside = (("model", ()),) if parameters["kind"] == "published" else ()
-        code = benchmark_entry(axes["benchmark"][chosen["benchmark"]])["language"]
-        read = [("18_sentences", (code,))] if parameters["kind"] == "weak" else []  # it learns words of its language
-        needs = (*outside, *(need for need in needs if need[0] == "30_benchmarks" or need in read))
+    if stage.name == "35_evaluate":
+        needs = _evaluation_needs(needs, parameters, axes["benchmark"][chosen["benchmark"]])
     if stage.name == "34_gliner" and not (parameters["steps"] or parameters["held_out"]):
         needs = ()  # a model as it was published
     wants = _outputs_read(stage.wants, chosen, parameters, axes)

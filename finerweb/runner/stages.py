@@ -47,15 +47,16 @@ _STAGES = (
     Stage("19_judge", ("language",), ("15_align", "16_merge")),
     Stage(
         "20_publish", (), (),
-        (
-            "11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge", "30_benchmarks",
-        ),
+        ("11_rate", "12_filter", "15_align", "16_merge", "17_translate", "18_sentences", "19_judge", "30_benchmarks"),
     ),  # fmt: skip
     Stage("21_export", (), ("20_publish",)),
     Stage("22_review", ("language",), ("20_publish",), ("19_judge",)),
     Stage("33_binder", ("student",), ("17_translate", "18_sentences")),
     Stage("34_gliner", ("student",), ("17_translate", "18_sentences")),
-    Stage("35_evaluate", ("student", "benchmark"), ("18_sentences", "30_benchmarks", "33_binder", "34_gliner")),
+    Stage(
+        "35_evaluate", ("student", "benchmark"),
+        ("10_corpus", "13_select", "18_sentences", "30_benchmarks", "33_binder", "34_gliner"),
+    ),  # fmt: skip
     Stage("40_confidence", (), ("17_translate", "18_sentences"), ("30_benchmarks",)),
     Stage("41_label_language", (), ("17_translate",), ("33_binder", "34_gliner", "35_evaluate")),
     Stage(
