@@ -145,7 +145,8 @@ def test_without_its_key_the_engine_answers_nobody(tmp_path, monkeypatch, starte
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_engine_ends_with_the_process_that_began_it(tmp_path, number):
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_engines import SERVER, SPEC, Engine
 command = lambda spec, port, host: [sys.executable, "-c", SERVER, str(port), {str(tmp_path / "pids")!r}, host]
