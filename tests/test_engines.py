@@ -142,6 +142,26 @@ def test_without_its_key_the_engine_answers_nobody(tmp_path, monkeypatch, starte
     engine.stop()
 
 
+OTHER = """
+import socketserver, sys
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(sys.argv[2].encode())
+socketserver.TCPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+OK = "HTTP/1.0 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [f"{OK}<html>", f'{OK}{{"data": []}}', f"{OK}[]", "220 mail\r\n"])
+def test_what_another_server_answers_at_its_port_is_an_error_of_the_engine(answer, tmp_path):
+    command = lambda spec, port, host: [sys.executable, "-c", OTHER, str(port), answer]
+    engine = Engine(SPEC, key="k", gpus=(), log=tmp_path / "log", variables={}, command=command)
+    with pytest.raises(RuntimeError, match="another server"):
+        within(10, engine.ready)
+    engine.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_engine_ends_with_the_process_that_began_it(tmp_path, number):
     code = f"""
@@ -215,6 +235,19 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(tmp_path, monkeypatch):
         assert engines.choose([("other", Need(gpu=True))]) == "other", "it takes no GPU"
 
 
+def test_a_model_whose_server_cannot_begin_is_given_up_and_the_run_goes_on():
+    def start(spec: dict, **_: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    with Engines(gpus=["0"], per_gpu=1, variables={}, start=start) as engines:
+        engines.begin("eng", Need(SPEC))
+        name = engine_name(SPEC)
+        (engines.folder / f"{name}.asked").touch()
+        engines.tend()
+        assert "unavailable" in json.loads((engines.folder / f"{name}.json").read_text())["error"]
+        assert name not in engines.places and engines.choose([("other", Need(gpu=True))]) == "other"
+
+
 # Who has which GPU
 
 
@@ -238,7 +271,7 @@ class Machine:
         for gpu in places:
             self.on[gpu].add(spec["model"])
         stop = lambda: [self.on[gpu].discard(spec["model"]) for gpu in places]
-        return SimpleNamespace(longest=0, ready=lambda: True, base_url="http://127.0.0.1:1/v1", stop=stop)
+        return SimpleNamespace(longest=0, waits=False, ready=lambda: True, base_url="http://127.0.0.1:1/v1", stop=stop)
 
     def run(self, needs: dict[str, Need], *, workers: int, seed: int = 0) -> list[str]:
         "The tasks in the order in which they began; each ends at some time."
@@ -327,3 +360,31 @@ def test_any_mixture_ends_and_no_gpu_has_two(seed):
     order = Machine(gpus, per_gpu=chance.choice([1, 3])).run(needs, workers=chance.choice([1, 2, 5]), seed=seed)
     assert sorted(order) == sorted(needs)
     assert not os.environ.get(ENGINES), "it is the tasks' alone"
+
+
+def test_an_engine_that_waits_for_the_gpus_of_one_node_gets_the_place_of_an_idle_one():
+    "Two nodes with two GPUs; the models A and B have one on each, so that two are free, and no node has both."
+    stopped = []
+
+    def start(spec: dict, **_: object) -> SimpleNamespace:
+        waits = spec["name"] == "C"
+        ways = dict(ready=lambda: not waits, stop=lambda: stopped.append(spec["name"]))
+        return SimpleNamespace(longest=int(not waits), waits=waits, base_url="http://127.0.0.1:1/v1", **ways)
+
+    with Engines(gpus=list("0123"), largest=2, per_gpu=1, variables={}, start=start) as engines:
+        for name, count in (("A", 1), ("B", 1), ("C", 2)):
+            need = Need(model(name, count))
+            assert engines.choose([(name, need)]) == name
+            engines.begin(name, need)
+            (engines.folder / f"{engine_name(need.spec)}.asked").touch()
+        engines.tend()
+        engines.tend()
+        assert not stopped, "all are at work"
+        engines.end("A")
+        engines.tend()
+        engines.tend()
+        assert stopped == ["A"] and engine_name(model("A")) not in engines.places
+        assert engines.choose([("four", Need(model("D", 3)))]) == "four", "it says itself what it lacks"
+        engines.begin("four", Need(model("D", 3)))
+        assert engine_name(model("D", 3)) not in engines.places
+

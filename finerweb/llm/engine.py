@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -66,6 +67,8 @@ _OWN = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"
 
 class Engine:
     "vLLM's server of the model of a `vllm` teacher. It loads in the background: `ready` tells when it answers."
+
+    waits = False  # for GPUs that are not free; one on a cluster may
 
     def __init__(
         self,
@@ -122,8 +125,10 @@ def _look(self: Engine) -> None:
         with urlopen(request, timeout=2) as answer:
             (model,) = json.load(answer)["data"]
             self.longest = model["max_model_len"]
-    except HTTPError as error:
-        message = f"{self.base_url} answered {error.code}; another server may have taken its port: run again"
+    except ConnectionError:  # it is not ready to answer
+        pass
+    except (HTTPError, HTTPException, ValueError, LookupError, TypeError) as error:
+        message = f"{self.base_url} answered {error}; another server may have taken its port: run again"
         raise RuntimeError(message) from None
     except OSError:  # nobody there yet
         pass

@@ -73,8 +73,10 @@ class Engines:
         variables: dict[str, str],  # further environment variables of the servers
         start=Engine,  # noqa: ANN001 (spec, key=, gpus=, log=, variables= -> a server with ready() and stop())
         folder: Path | None = None,  # where tasks are told of engines; None: one of this machine
+        largest: int = 0,  # GPUs that one engine can have, where that is not all of them
     ):
         self.gpus, self.per_gpu, self.variables, self._start = gpus, per_gpu, variables, start
+        self.largest = largest or len(gpus or [""])
         # made with the first offer: most runs need none
         self.folder = folder or Path(tempfile.gettempdir(), f"finerweb-engines-{secrets.token_hex(8)}")
         self._key = secrets.token_urlsafe(32)
@@ -108,7 +110,7 @@ def _has_room(self: Engines, need: Need) -> bool:
     if need.spec is None:
         return not need.gpu or not self.gpus or bool(self._shared(self.unwanted))
     name, count = engine_name(need.spec), gpus_wanted(need.spec)
-    if name in self.places or name in self.errors or count > len(self.gpus or [""]):
+    if name in self.places or name in self.errors or count > self.largest:
         return True
     given_up = sum(len(self.places[other].gpus) for other in self.unwanted)
     return count <= len(self._free()) + given_up
@@ -139,7 +141,7 @@ def begin(self: Engines, task: Hashable, need: Need) -> dict[str, str]:
     if not need.gpu:
         return {"CUDA_VISIBLE_DEVICES": ""}  # it would take memory that others count on
     if not self._shared(set()):
-        self._give_up(1)
+        self._give_up(self.unwanted, 1)
     self.own[task] = self._shared(set())[0]
     return {"CUDA_VISIBLE_DEVICES": self.own[task]}
 
@@ -149,9 +151,9 @@ def _place(self: Engines, task: Hashable, spec: dict) -> None:
     "Offers the engine of `spec` to a task; it is loaded when the task asks."
     name, count = engine_name(spec), gpus_wanted(spec)
     if name not in self.places and name not in self.errors:
-        if count > len(self.gpus or [""]):
+        if count > self.largest:
             return
-        self._give_up(count - len(self._free()))
+        self._give_up(self.unwanted, count - len(self._free()))
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self.places[name] = _Place(spec, tuple(self._free()[:count]))
         offer(self.folder, name)
@@ -160,10 +162,10 @@ def _place(self: Engines, task: Hashable, spec: dict) -> None:
 
 
 @patch
-def _give_up(self: Engines, count: int) -> None:
-    "Ends engines that nobody wants until `count` more GPUs are free."
+def _give_up(self: Engines, names: set[str], count: int) -> None:
+    "Ends engines of these `names`, which are taken from the set, until `count` more GPUs are free."
     while count > 0:
-        name = self.unwanted.pop()
+        name = names.pop()
         place = self.places.pop(name)
         withdraw(self.folder, name)
         count -= len(place.gpus)
@@ -186,20 +188,23 @@ _MOST_ENDS = 3
 def tend(self: Engines) -> None:
     "Starts the engines that were asked for, and tells the tasks which are ready and which ended."
     for name, place in list(self.places.items()):
-        if place.server is None:
-            if is_asked(self.folder, name):
-                self.loads += 1
-                how = {"gpus": place.gpus if self.gpus else (), "log": self.folder / f"{name}.log"}
-                place.server = self._start(place.spec, key=self._key, variables=self.variables, **how)
-            continue
-        answered = place.server.longest > 0
+        answered = place.server is not None and place.server.longest > 0
         try:
-            if place.server.ready() and not answered:
+            if place.server is None:
+                if is_asked(self.folder, name):
+                    self.loads += 1
+                    how = {"gpus": place.gpus if self.gpus else (), "log": self.folder / f"{name}.log"}
+                    place.server = self._start(place.spec, key=self._key, variables=self.variables, **how)
+            elif place.server.ready() and not answered:
                 offer(self.folder, name, base_url=place.server.base_url, longest=place.server.longest)
-        except RuntimeError as error:
-            place.server.stop()
+        except (OSError, RuntimeError) as error:
+            if place.server:
+                place.server.stop()
             place.server = None
             self._ended(name, str(error), in_the_middle=answered)
+    if any(place.server and place.server.waits for place in self.places.values()):
+        idle = {name for name, place in self.places.items() if place.server and not place.tasks}
+        self._give_up(idle, min(1, len(idle)))
 
 
 @patch

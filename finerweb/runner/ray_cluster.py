@@ -9,6 +9,7 @@ __all__ = ['node_error', 'execute_on_node', 'RayEngine', 'joined_cluster', 'node
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -51,6 +52,9 @@ def execute_on_node(
     return workers.outcome(workers.begin(task, home, run, gpus))
 
 # %% ../../nbs/60_runner/08_ray_cluster.ipynb #rayeng01
+_WHILE = 30.0  # seconds
+
+
 class _EngineOnNode:
     "The actor: an engine on the node that Ray chose, with the GPUs that Ray gave it."
 
@@ -58,14 +62,17 @@ class _EngineOnNode:
         import ray
 
         gpus = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-        self.engine = Engine(spec, gpus=gpus, host=ray.util.get_node_ip_address(), **how)
+        self.start = partial(Engine, spec, gpus=gpus, host=ray.util.get_node_ip_address(), **how)
+        self.engine: Engine | None = None
 
     def state(self) -> tuple[str, int]:
+        self.engine = self.engine or self.start()  # here, so that the cause comes back where it cannot start
         self.engine.ready()
         return self.engine.base_url, self.engine.longest
 
     def stop(self) -> None:
-        self.engine.stop()
+        if self.engine:
+            self.engine.stop()
 
 
 class RayEngine:
@@ -73,8 +80,14 @@ class RayEngine:
 
     def __init__(self, ray: "ray", spec: dict, *, gpus: tuple[str, ...], **how: object):  # noqa: F821
         self.ray, self.spec, self.base_url, self.longest = ray, spec, "", 0
+        self.began = time.monotonic()
         self.actor = ray.remote(_EngineOnNode).options(num_cpus=0, num_gpus=len(gpus)).remote(spec, how)
         self.state = self.actor.state.remote()
+
+    @property
+    def waits(self) -> bool:
+        "Whether no node has had room for it for a while."
+        return not self.base_url and time.monotonic() - self.began > _WHILE
 
     def ready(self) -> bool:
         "Whether the server answers, as far as is known now. Raises RuntimeError where it ended."
@@ -112,11 +125,11 @@ def joined_cluster(address: str) -> "ray":  # noqa: F821
     return ray
 
 # %% ../../nbs/60_runner/08_ray_cluster.ipynb #raynodeshare
-def node_share(task: PlannedTask, nodes: list[dict], *, gpus: int) -> dict[str, int]:
+def node_share(task: PlannedTask, nodes: list[dict], *, largest: int) -> dict[str, int]:
     """What `task` takes of a node, in the words of Ray: no more than the largest of the `nodes` has, or Ray would wait
-    without a word. A task that asks an engine takes none of the cluster's `gpus`."""
+    without a word. A task that asks an engine takes no GPU, if the engine wants no more than the `largest` can have."""
     takes, need = task_resources(task), task_need(task)
-    asks = need.spec is not None and gpus_wanted(need.spec) <= max(1, gpus)
+    asks = need.spec is not None and gpus_wanted(need.spec) <= largest
     most = lambda name: int(max(node.get(name, 0) for node in nodes))
     shares = {"num_cpus": min(takes.threads, most("CPU")), "num_gpus": 0 if asks else min(takes.gpus, most("GPU"))}
     return shares | {"memory": min(int(takes.memory * 1e9), most("memory"))}
@@ -136,8 +149,10 @@ class RayWorkers:
     ) -> None:
         "Raises RuntimeError without Ray or the cluster."
         self.ray = joined_cluster(address)
+        of_node = [int(node["Resources"].get("GPU", 0)) for node in self.ray.nodes() if node["Alive"]]
         self.engines = Engines(
-            gpus=list(map(str, range(int(self.ray.cluster_resources().get("GPU", 0))))),
+            gpus=list(map(str, range(sum(of_node)))),
+            largest=max(of_node),
             per_gpu=1,
             variables=environment,
             start=partial(RayEngine, self.ray, command=command),
@@ -148,15 +163,14 @@ class RayWorkers:
 
     def choose(self, tasks: Sequence[PlannedTask]) -> PlannedTask | None:
         "The first of `tasks` that may begin; None while the cluster has no processor for another one."
-        if len(self.begun) >= max(1, int(self.ray.cluster_resources().get("CPU", 1))):
-            return None
-        return self.engines.choose((task, task_need(task)) for task in tasks)
+        task = self.engines.choose((task, task_need(task)) for task in tasks)
+        return task if len(self.begun) < max(1, int(self.ray.cluster_resources().get("CPU", 1))) else None
 
     def begin(self, task: PlannedTask, home: str, run: str) -> object:
         "Gives `task` to the cluster; `outcome` takes what is returned."
         self.engines.begin(task, task_need(task))
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        how = {**node_share(task, nodes, gpus=len(self.engines.gpus)), "name": task.label}
+        how = {**node_share(task, nodes, largest=self.engines.largest), "name": task.label}
         remote = self.ray.remote(execute_on_node).options(**how, max_retries=3)
         code = code_fingerprint(task.stage)["code"]
         begun = remote.remote(task, str(runs_folder(home)), run, code=code, **self.words)
