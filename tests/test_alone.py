@@ -66,6 +66,8 @@ def fresh(tmp_path) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("stage", CHOSEN)
 def test_a_stage_notebook_runs_alone_in_an_empty_folder(stage, wheel, fresh, tmp_path):
+    if stage == "34_gliner":
+        pytest.importorskip("gliner", reason="needs the extra gliner")
     folder, user = tmp_path / "content", tmp_path / "user"
     folder.mkdir()
     user.mkdir()
@@ -92,4 +94,4 @@ def test_a_stage_notebook_runs_alone_in_an_empty_folder(stage, wheel, fresh, tmp
     else:
         assert "is not there yet; it and what it needs are made now, once" in printed and "tasks done, " in printed
         assert "10_corpus" in made and stage not in made, "what it reads is kept, its own output is only shown"
-        assert max(made) < stage
+        assert max(made - {"30_benchmarks"}) < stage, "that one may stand before any"

@@ -187,23 +187,26 @@ def test_killed_at_twenty_random_moments(undisturbed, place):
     moments = sorted(chance.uniform(0, whole.tasks_done() - 4) for _ in range(20))
     runner, kills = None, Counter()
     for moment in moments:
-        pause = 2
+        longest = 0.5  # seconds
         while not runner or runner.poll() is not None or here.tasks_done() < moment:
             if not runner or runner.poll() is not None:  # killed, or ended, for a task that was killed had failed
-                runner, pause = here.start(), 10
+                runner, longest = here.start(), 4
             wait_for(partial(here.is_at, moment, runner), 1200, f"{moment:.0f} tasks done")
-        time.sleep(chance.uniform(0, pause))
+        time.sleep(chance.uniform(0, longest))
         alive = processes(f"FINERWEB_MARK={here.folder}")
-        victim, others = chance.choice(["runner", "other", "all"]), sorted({*alive} - {runner.pid})
+        others = sorted({*alive} - {runner.pid})
+        victim = chance.choice(["runner", "other", "all"] if others else ["runner", "all"])
         victims = {"runner": [runner.pid], "other": others and [chance.choice(others)], "all": alive}[victim]
+        killed = 0
         for number in victims:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-                kills[victim] += 1
+                killed += 1
+        kills[victim] += killed > 0
         if runner.pid in victims:
             runner.wait()
             assert 0 <= here.count_lost() <= 64, "what was under way at two workers"
-    assert len(kills) == 3 and kills.total() >= 20, kills
+    assert len(kills) == 3 and kills.total() >= 16, kills
     runner.wait(1200)
     here.count_lost()
     here.finish()
