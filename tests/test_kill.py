@@ -94,6 +94,7 @@ class Place:
         command = [sys.executable, "-m", "finerweb", "run", "small.yaml", "--run", name, "--home", self.home]
         with open(self.folder / f"{name}.txt", "a") as file:
             how = dict(cwd=self.folder, env=self.environment | more, stdout=file, stderr=file, start_new_session=True)
+            how["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs behind a shell ignore it
             return subprocess.Popen([str(word) for word in [*command, *(words or STAGES)]], **how)
 
     def finish(self, *words: object, **more: str) -> str:
@@ -213,6 +214,28 @@ def test_killed_at_twenty_random_moments(undisturbed, place):
     here.assert_nothing_paid_twice()
     assert_same(here.run, whole.run)
     assert not list(here.run.rglob(".incoming")) and not list(here.run.rglob("error.txt"))
+
+
+@in_proc
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_ctrl_c_waits_for_the_tasks_at_work_until_it_comes_again(place, twice):
+    "What is at work ends and nothing that is paid for is lost; or all ends at once. Then the same command goes on."
+    here, words = place(["swh"]), ("--stages", "13_select")
+    runner = here.start(*words)
+    wait_for(lambda: here.asked > 0 or runner.poll() is not None, 120, "a request")
+    runner.send_signal(signal.SIGINT)
+    printed = lambda: (here.folder / "small.txt").read_text()
+    wait_for(lambda: "waiting for 11_rate swh/chat; Ctrl-C again ends it now" in printed(), 20, "the word")
+    if twice:
+        runner.send_signal(signal.SIGINT)
+    began, code = time.monotonic(), runner.wait(60)
+    assert code not in (0, -signal.SIGINT) and (not twice or time.monotonic() - began < 5), code
+    done, of = map(int, re.search(r"Stopped: (\d+) of (\d+) tasks are done; what is done stays", printed()).groups())
+    assert 0 < done <= here.tasks_done() < of and "Traceback" not in printed()
+    lost = here.count_lost()
+    assert lost >= 0 if twice else lost == 0
+    assert f"All {of} tasks are done" in here.finish(*words)
+    here.assert_nothing_paid_twice()
 
 
 # In each Python process: a task that is about to be in the middle of its n-th write is killed there.

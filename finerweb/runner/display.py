@@ -148,6 +148,8 @@ class RunDisplay:
             self.bars[task] = self.progress.add_task(f"  {task.label}", total=None, words="")
         elif state == "work":
             self.show_work(task)
+        elif state == "stop":
+            self.console.print(f"waiting for {task.label}; Ctrl-C again ends it now", soft_wrap=True)
         else:
             self.end(state, task, message)
 
@@ -178,6 +180,14 @@ def show_work(self: RunDisplay, task: PlannedTask) -> None:
     elif time.monotonic() - self.spoke >= self.every:
         self.spoke = time.monotonic()
         self.console.print(f"at work: {works_of(self.bars, self.home, self.run)}", soft_wrap=True, markup=False)
+
+
+@patch
+def stopped(self: RunDisplay) -> None:
+    "Says how far the run is that Ctrl-C has stopped."
+    done = sum(n for (_, state), n in self.states.items() if state in ("done", "skip"))
+    hint = "what is done stays, and the same command goes on."
+    self.console.print(f"Stopped: {done} of {len(self.tasks)} tasks are done; {hint}", soft_wrap=True)
 
 
 @patch

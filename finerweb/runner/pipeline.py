@@ -47,6 +47,7 @@ from ..weak.own_teacher import require_methods
 
 # %% ../../nbs/60_runner/09_pipeline.ipynb #1c7f8151
 # (state, task, message); states: "start", "work" (every second), "done", "skip", "fail", "wait" (the message: for what)
+# and, for what is at work at Ctrl-C, "stop"
 Report = Callable[[str, PlannedTask, str], None]
 
 
@@ -121,6 +122,15 @@ def begin(self: _Work) -> None:
 
 
 @patch
+def wait(self: _Work) -> None:
+    "Reports what is at work, and takes what ends within a second."
+    for task in self.running.values():
+        self.report("work", task, "")
+    for begun in self.workers.wait(self.running, 1):
+        self.end(begun)
+
+
+@patch
 def end(self: _Work, begun: Hashable) -> None:
     "Takes the outcome of a task that a worker was given."
     task, error = self.running.pop(begun), self.workers.outcome(begun)
@@ -133,21 +143,21 @@ def end(self: _Work, begun: Hashable) -> None:
 # %% ../../nbs/60_runner/09_pipeline.ipynb #0de873b4
 def run_tasks(tasks: list[PlannedTask], *, home: str, run: str, workers: Workers, report: Report) -> dict[str, str]:
     """Does what is not done. Task label -> error, for what failed, and for what was not begun because something that it
-    needs had failed. The workers are closed."""
-    running = {}
+    needs had failed. The workers are closed. Raises KeyboardInterrupt at Ctrl-C, once what is at work has ended, or at
+    the second Ctrl-C."""
     try:
         work = _Work(tasks, home=home, run=run, workers=workers, report=report)
-        running = work.running
-        while work.queue or running:
-            work.begin()
-            for task in running.values():
-                report("work", task, "")
-            for begun in workers.wait(running, 1):
-                work.end(begun)
+        try:
+            while work.queue or work.running:
+                work.begin()
+                work.wait()
+        except KeyboardInterrupt:  # nothing more begins; what is at work is waited for, until Ctrl-C again
+            for task in work.running.values():
+                report("stop", task, "")
+            while work.running:
+                work.wait()
+            raise
     finally:
-        for begun in running:  # after Ctrl-C: what is at work ends, so that nothing of it is lost
-            while not workers.wait([begun], 1):
-                pass
         workers.close()
     return {work.tasks[name].label: error for name, error in work.errors.items()}
 

@@ -87,9 +87,13 @@ def run_shown(
         forget_outputs(anew, home, run)
         display.started(tasks)
 
-    with display.progress:
-        words = dict(home=home, run=run, stages=stages, take_over=take_over, ray=ray)
-        failed = run_profile(profile, **words, report=display.report, started=started)
+    words = dict(home=home, run=run, stages=stages, take_over=take_over, ray=ray)
+    try:
+        with display.progress:
+            failed = run_profile(profile, **words, report=display.report, started=started)
+    except KeyboardInterrupt:
+        display.stopped()
+        raise
     folder = runs_folder(home) / run
     with suppress(OSError):  # a full disk has been told of
         write_text(folder / "run.json", json.dumps(run_record(folder), indent=1, ensure_ascii=False))
