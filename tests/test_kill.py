@@ -186,7 +186,7 @@ def test_killed_at_twenty_random_moments(undisturbed, place):
     is done, and a moment later."""
     chance, whole, here = random.Random(17), undisturbed(LANGUAGES), place(LANGUAGES)
     moments = sorted(chance.uniform(0, whole.tasks_done() - 4) for _ in range(20))
-    runner, kills = None, Counter()
+    runner, kills = None, {}  # moment -> whose
     for moment in moments:
         longest = 0.5  # seconds
         while not runner or runner.poll() is not None or here.tasks_done() < moment:
@@ -198,16 +198,14 @@ def test_killed_at_twenty_random_moments(undisturbed, place):
         others = sorted({*alive} - {runner.pid})
         victim = chance.choice(["runner", "other", "all"] if others else ["runner", "all"])
         victims = {"runner": [runner.pid], "other": others and [chance.choice(others)], "all": alive}[victim]
-        killed = 0
         for number in victims:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-                killed += 1
-        kills[victim] += killed > 0
+                kills[moment] = victim
         if runner.pid in victims:
             runner.wait()
             assert 0 <= here.count_lost() <= 64, "what was under way at two workers"
-    assert len(kills) == 3 and kills.total() >= 16, kills
+    assert {*kills.values()} == {"runner", "other", "all"} and len(kills) >= 16, kills
     runner.wait(1200)
     here.count_lost()
     here.finish()
@@ -229,11 +227,10 @@ def test_ctrl_c_waits_for_the_tasks_at_work_until_it_comes_again(place, twice):
     if twice:
         runner.send_signal(signal.SIGINT)
     began, code = time.monotonic(), runner.wait(60)
-    assert code not in (0, -signal.SIGINT) and (not twice or time.monotonic() - began < 5), code
+    assert code == 130 and (not twice or time.monotonic() - began < 5), code
     done, of = map(int, re.search(r"Stopped: (\d+) of (\d+) tasks are done; what is done stays", printed()).groups())
     assert 0 < done <= here.tasks_done() < of and "Traceback" not in printed()
-    lost = here.count_lost()
-    assert lost >= 0 if twice else lost == 0
+    assert 0 <= here.count_lost() <= (64 if twice else 0)
     assert f"All {of} tasks are done" in here.finish(*words)
     here.assert_nothing_paid_twice()
 

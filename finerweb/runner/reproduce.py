@@ -92,7 +92,8 @@ def run_shown(
         with display.progress:
             failed = run_profile(profile, **words, report=display.report, started=started)
     except KeyboardInterrupt:
-        display.stopped()
+        if display.tasks:  # they had been planned
+            display.stopped()
         raise
     folder = runs_folder(home) / run
     with suppress(OSError):  # a full disk has been told of
